@@ -1,0 +1,74 @@
+# make demo | test | build | wheel | bench | format | check-format | clean
+#
+# Everything that a target needs is set up by it: a virtual environment with the pinned tools, the build.
+#   TORCH_VERSION=2.11.0  another torch, in an environment of its own
+#   PYTHON=python3.12     the interpreter that a new environment is made with
+#   VENV=DIR              an existing environment; nothing is installed if it has what is needed
+#   FORCE_CPU=1, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS   as setup.py says
+
+TORCH_VERSION ?= 2.15.0
+PYTHON ?= python3
+VENV ?= .venv/torch-$(TORCH_VERSION)
+BUILD := build/$(notdir $(abspath $(VENV)))
+PY := $(abspath $(VENV))/bin/python
+TORCHVISION_VERSION := $(if $(filter 2.11%,$(TORCH_VERSION)),0.26.0,0.29.2)
+PYTEST_ARGS ?=
+
+export PYTHONPATH := $(CURDIR)
+export TORCH_EXT_BUILD_DIR := $(abspath $(BUILD))
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.PHONY: demo test pytest ctest build wheel bench format check-format environment system clean
+
+test: build ctest pytest
+
+demo: build $(VENV)/.demo-ready
+	$(PY) examples/python/demo.py
+
+pytest: build
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+ctest: build
+	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -j2
+
+build: system environment
+	TORCH_EXT_CMAKE_ARGS="-DTORCH_EXT_TESTS=ON $(TORCH_EXT_CMAKE_ARGS)" $(PY) setup.py -q build_ext --inplace
+
+wheel: environment
+	$(PY) -m pip wheel --no-build-isolation --no-deps -w dist .
+
+# --- what the targets above rely on -------------------------------------------------------------------
+
+environment: $(VENV)/.ready
+
+$(VENV)/.ready: tests/requirements.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -c "import torch, cmake, ninja, pybind11, setuptools, pytest, numpy, hypothesis, expecttest" 2>/dev/null \
+	  || $(PY) -m pip install -q --progress-bar on torch==$(TORCH_VERSION) -r tests/requirements.txt
+	touch $@
+
+$(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
+	$(PY) -c "import facenet_pytorch, torchvision, skimage, sklearn, matplotlib, tqdm" 2>/dev/null \
+	  || { $(PY) -m pip install -q --progress-bar on torchvision==$(TORCHVISION_VERSION) torch==$(TORCH_VERSION) -r examples/python/requirements.txt \
+	       && $(PY) -m pip install -q --no-deps facenet-pytorch==2.6.0; }
+	touch $@
+
+# A C++ compiler and GoogleTest; on Debian and with the rights to, they are installed.
+system:
+	@command -v c++ >/dev/null && test -e /usr/include/gtest/gtest.h \
+	  || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
+	       && apt-get update -qq && apt-get install -y -qq g++ libgtest-dev; } \
+	  || echo "torch_ext: install a C++20 compiler and GoogleTest (Debian: g++ libgtest-dev) for the C++ tests." >&2
+
+CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
+
+format: environment
+	$(VENV)/bin/clang-format -i $(CPP_FILES)
+	$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+check-format: environment
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
+
+clean:
+	rm -rf build dist torch_ext/lib torch_ext/include torch_ext/_build.json torch_ext/_C*.so

@@ -1,0 +1,41 @@
+# PyTorch's libraries as targets, for our own build and for programs that use the installed package.
+#
+# Not find_package(Torch): with a CUDA build of torch that demands the CUDA toolkit even of programs
+# that compile no CUDA, forces libtorch_cuda into every link, and rewrites the CUDA flags. All that is
+# needed are torch's headers and its few libraries.
+#
+# TORCH_EXT_TORCH_ROOT  torch's root (site-packages/torch, or an unpacked LibTorch); searched in
+#                       CMAKE_PREFIX_PATH unless set
+# Defines               torch_ext_torch_headers, torch_ext_torch, and torch_ext_torch_cuda where torch has CUDA;
+#                       TORCH_EXT_TORCH_MINOR ("2.15"), TORCH_EXT_TORCH_PROBLEM (empty when found)
+
+set(TORCH_EXT_TORCH_PROBLEM "")
+find_path(TORCH_EXT_TORCH_ROOT NAMES include/ATen/core/Tensor.h PATH_SUFFIXES . ../../.. NO_DEFAULT_PATH
+  PATHS ${CMAKE_PREFIX_PATH} ${Torch_DIR} ENV CMAKE_PREFIX_PATH)
+if(NOT TORCH_EXT_TORCH_ROOT)
+  set(TORCH_EXT_TORCH_PROBLEM "PyTorch was not found: add its folder (site-packages/torch) to CMAKE_PREFIX_PATH.")
+else()
+  set(version_header ${TORCH_EXT_TORCH_ROOT}/include/torch/headeronly/version.h)
+  file(STRINGS ${version_header} version_lines REGEX "define TORCH_VERSION_(MAJOR|MINOR) [0-9]")
+  string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" TORCH_EXT_TORCH_MINOR "${version_lines}")
+endif()
+
+if(TORCH_EXT_TORCH_ROOT AND NOT TARGET torch_ext_torch)
+  add_library(torch_ext_torch_headers INTERFACE IMPORTED)
+  target_include_directories(torch_ext_torch_headers SYSTEM INTERFACE
+    ${TORCH_EXT_TORCH_ROOT}/include ${TORCH_EXT_TORCH_ROOT}/include/torch/csrc/api/include)
+  target_compile_features(torch_ext_torch_headers INTERFACE cxx_std_20)
+
+  # A CUDA torch needs libraries (NCCL, cuDNN) that a linker looks for in the wrong places; they are found
+  # when the program starts, through torch's own RPATH.
+  add_library(torch_ext_torch INTERFACE IMPORTED)
+  target_link_libraries(torch_ext_torch INTERFACE torch_ext_torch_headers
+    ${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cpu.so ${TORCH_EXT_TORCH_ROOT}/lib/libc10.so)
+  target_link_options(torch_ext_torch INTERFACE LINKER:--allow-shlib-undefined)
+
+  if(EXISTS ${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cuda.so)
+    add_library(torch_ext_torch_cuda INTERFACE IMPORTED)
+    target_link_libraries(torch_ext_torch_cuda INTERFACE torch_ext_torch
+      ${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cuda.so ${TORCH_EXT_TORCH_ROOT}/lib/libc10_cuda.so)
+  endif()
+endif()

@@ -1,0 +1,153 @@
+// How a dense tensor is cut into tasks for the CPU walkers: a pure function of its sizes, never of the
+// number of threads, so that sums have the same bits whoever runs which task. Knows no threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+
+#include "kernels/channel_view.h"
+
+namespace torch_ext::cpu {
+
+// The two ways to walk memory.
+//   planes   runs of one slope are long: broadcast the slope, walk the run
+//   columns  runs are short: rows of columns, each column with its own slope, in registers
+enum class Walk { planes, columns };
+
+struct Range {
+  int64_t first;
+  int64_t last;
+
+  constexpr int64_t size() const { return last - first; }
+};
+
+// A box of work: all combinations of rows x channels x inner positions.
+struct Task {
+  Range rows;
+  Range channels;
+  Range inner;
+  int64_t split;  // which row of partial sums it owns (for its channels)
+};
+
+namespace tuning {
+inline constexpr int64_t kTaskElements = 32768;   // smallest task worth handing to a thread
+inline constexpr int64_t kMaxTasks = 256;         // larger tensors get larger tasks, not more
+inline constexpr int64_t kMinPlane = 64;          // shorter runs are walked as columns
+inline constexpr int64_t kMaxPlaneChannels = 128; // running sums a planes task keeps at hand
+inline constexpr int64_t kMinChunk = 4096;        // neighbours to touch before jumping to the next row
+inline constexpr int64_t kMaxColumns = 1024;      // slopes and sums a columns task keeps in L1
+inline constexpr int64_t kMinColumns = 256;       // narrower rows are joined
+inline constexpr int64_t kColumnAlignment = 16;   // lanes of the widest step
+}  // namespace tuning
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Blocks of nearly equal size, none larger than `largest`.
+constexpr int64_t even_block(int64_t total, int64_t largest) {
+  return ceil_div(total, ceil_div(total, std::clamp<int64_t>(largest, 1, total)));
+}
+
+class ChannelTasks {
+ public:
+  // `view` must not be empty.
+  explicit constexpr ChannelTasks(const ChannelView& view) : view_(view) {
+    if (view.inner >= tuning::kMinPlane || view.channels == 1) {
+      plan_planes();
+    } else {
+      plan_columns();
+    }
+    row_blocks_ = ceil_div(rows_, row_block_);
+    channel_blocks_ = ceil_div(view.channels, channel_block_);
+    inner_blocks_ = ceil_div(view.inner, inner_block_);
+  }
+
+  constexpr const ChannelView& view() const { return view_; }
+  constexpr Walk walk() const { return walk_; }
+
+  constexpr int64_t size() const { return row_blocks_ * channel_blocks_ * inner_blocks_; }
+
+  // Rows of partial sums; with one, every channel's sum is complete in one task.
+  constexpr int64_t splits() const { return row_blocks_ * inner_blocks_; }
+
+  // How many tasks make a piece of work worth another thread.
+  constexpr int64_t grain() const {
+    return ceil_div(tuning::kTaskElements, ceil_div(view_.numel(), size()));
+  }
+
+  // Elements from one row to the next. The last row of a columns walk may be shorter: rows of narrow
+  // tensors are joined, and what is left over is a beginning of one.
+  constexpr int64_t row_size() const { return joined_ * view_.channels * view_.inner; }
+  constexpr int64_t joined() const { return joined_; }
+
+  constexpr Task operator[](int64_t index) const {
+    const int64_t inner = index % inner_blocks_;
+    const int64_t channel = index / inner_blocks_ % channel_blocks_;
+    const int64_t row = index / inner_blocks_ / channel_blocks_;
+    return {
+        block(row, row_block_, rows_),
+        block(channel, channel_block_, view_.channels),
+        block(inner, inner_block_, view_.inner),
+        row * inner_blocks_ + inner};
+  }
+
+ private:
+  static constexpr Range block(int64_t index, int64_t size, int64_t total) {
+    return {index * size, std::min((index + 1) * size, total)};
+  }
+
+  constexpr int64_t task_elements() const {
+    return std::max(tuning::kTaskElements, view_.numel() / tuning::kMaxTasks);
+  }
+
+  constexpr void plan_planes() {
+    walk_ = Walk::planes;
+    rows_ = view_.outer;
+    const int64_t target = task_elements();
+    inner_block_ = even_block(view_.inner, target);
+    if (inner_block_ < view_.inner) {
+      // Boundaries on whole cache lines.
+      inner_block_ = ceil_div(inner_block_, 64) * 64;
+      row_block_ = channel_block_ = 1;
+      return;
+    }
+    // Few channels and many rows to a task: partial sums stay few. But enough channels that each row
+    // is touched in one long piece.
+    const int64_t chunk = std::min(view_.channels, ceil_div(tuning::kMinChunk, view_.inner));
+    row_block_ = even_block(rows_, target / (chunk * view_.inner));
+    const int64_t channels = std::max(chunk, target / (row_block_ * view_.inner));
+    channel_block_ =
+        even_block(view_.channels, std::min(channels, tuning::kMaxPlaneChannels));
+  }
+
+  constexpr void plan_columns() {
+    walk_ = Walk::columns;
+    const int64_t width = view_.channels * view_.inner;
+    if (width < tuning::kMinColumns) {
+      const int64_t aligned = tuning::kColumnAlignment / std::gcd(width, tuning::kColumnAlignment);
+      const int64_t step = aligned * width <= tuning::kMaxColumns ? aligned : 1;
+      joined_ = std::min(view_.outer, step * ceil_div(tuning::kMinColumns, step * width));
+    }
+    rows_ = ceil_div(view_.outer, joined_);
+    inner_block_ = view_.inner;
+    channel_block_ = joined_ > 1 ? view_.channels
+                                 : even_block(view_.channels, tuning::kMaxColumns / view_.inner);
+    const int64_t columns = joined_ * channel_block_ * view_.inner;
+    row_block_ = even_block(rows_, task_elements() / columns);
+  }
+
+  ChannelView view_;
+  Walk walk_ = Walk::planes;
+  int64_t joined_ = 1;
+  int64_t rows_ = 1;
+  int64_t row_block_ = 1;
+  int64_t channel_block_ = 1;
+  int64_t inner_block_ = 1;
+  int64_t row_blocks_ = 1;
+  int64_t channel_blocks_ = 1;
+  int64_t inner_blocks_ = 1;
+};
+
+}  // namespace torch_ext::cpu

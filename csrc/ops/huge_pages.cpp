@@ -1,0 +1,31 @@
+#include "ops/huge_pages.h"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+
+#include "ops/knobs.h"
+
+namespace torch_ext {
+namespace {
+
+constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+constexpr size_t kWorthIt = size_t{8} << 20;
+
+}  // namespace
+
+void advise_huge_pages(const at::Tensor& fresh) {
+  const size_t bytes = fresh.nbytes();
+  if (bytes < kWorthIt || !knobs().huge_pages) {
+    return;
+  }
+  // Whole huge pages inside the tensor only: the pages at its ends may be shared with others.
+  const auto begin = reinterpret_cast<uintptr_t>(fresh.mutable_data_ptr());
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = (begin + bytes) / kHugePage * kHugePage;
+  if (first < last) {
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+}
+
+}  // namespace torch_ext

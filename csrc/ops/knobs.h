@@ -1,0 +1,16 @@
+// Tuning switches: an environment variable each, read once, and a setter for Python.
+#pragma once
+
+#include <torch_ext/export.h>
+
+#include <atomic>
+
+namespace torch_ext {
+
+struct Knobs {
+  std::atomic<bool> huge_pages;  // TORCH_EXT_HUGE_PAGES, default 1
+};
+
+TORCH_EXT_API Knobs& knobs();
+
+}  // namespace torch_ext

@@ -1,0 +1,121 @@
+// Argument rules and layout folding (see prelu_args.h).
+#include "ops/prelu_args.h"
+
+#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
+
+#include "ops/prelu_types.h"
+
+namespace torch_ext {
+namespace {
+
+bool is_supported(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble || at::isReducedFloatingType(dtype);
+}
+
+// The one pair of different dtypes: 16-bit data with slopes kept in float32.
+bool is_mixed_pair(at::ScalarType input, at::ScalarType weight) {
+  return (input == at::kHalf || input == at::kBFloat16) && weight == at::kFloat;
+}
+
+void check_dtypes(const at::Tensor& input, const at::Tensor& weight) {
+  TORCH_CHECK(
+      input.scalar_type() == weight.scalar_type() ||
+          is_mixed_pair(input.scalar_type(), weight.scalar_type()),
+      "prelu: Type promoting not supported. Got ", input.scalar_type(), " and ",
+      weight.scalar_type());
+}
+
+// The slopes' side of the shape rule: one, or one per channel (dimension 1).
+void check_slope_count(const at::Tensor& input, const at::Tensor& weight) {
+  if (weight.sym_numel() != 1) {
+    TORCH_CHECK(input.dim() > 0, "Not allow zero-dim input tensor.");
+    const c10::SymInt channels = input.dim() > 1 ? input.sym_size(1) : c10::SymInt(1);
+    TORCH_CHECK(
+        channels == weight.sym_numel(),
+        "Mismatch of parameter numbers and input channel size. Found parameter numbers = ",
+        weight.sym_numel(), " and channel size = ", channels, ".");
+  }
+  TORCH_CHECK(
+      weight.dim() <= 1,
+      "prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = ", weight.dim());
+}
+
+// Folds a dense tensor to outer x channels x inner: dimensions in memory order, cut at dimension 1.
+ChannelView fold(const at::Tensor& dense, int64_t channels) {
+  if (channels == 1) {
+    return {1, 1, dense.numel()};
+  }
+  // A dimension lies outside the channels when its stride is larger. Size-1 dimensions, whose strides
+  // mean nothing, contribute a factor of 1 wherever they fall.
+  ChannelView view{1, channels, 1};
+  for (int64_t d = 0; d < dense.dim(); ++d) {
+    if (d != 1) {
+      (dense.stride(d) > dense.stride(1) ? view.outer : view.inner) *= dense.size(d);
+    }
+  }
+  return view;
+}
+
+bool same_memory_order(const at::Tensor& a, const at::Tensor& b) {
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight) {
+  check_dtypes(input, weight);
+  check_slope_count(input, weight);
+}
+
+void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const char* name) {
+  check_prelu_rules(input, weight);
+  TORCH_CHECK(
+      input.device() == weight.device(),
+      "Expected all tensors to be on the same device, but found `input` on ", input.device(),
+      " and `weight` on ", weight.device());
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      is_supported(input.scalar_type()), '"', name, "\" not implemented for '",
+      c10::toString(input.scalar_type()), "'");
+}
+
+void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input) {
+  TORCH_CHECK(
+      grad_output.sym_sizes() == input.sym_sizes(),
+      "prelu_backward: Expected `grad_output` to have the shape of `input`, ", input.sym_sizes(),
+      ", but got ", grad_output.sym_sizes());
+  TORCH_CHECK(
+      grad_output.scalar_type() == input.scalar_type(),
+      "prelu_backward: Expected `grad_output` to have the dtype of `input`, ", input.scalar_type(),
+      ", but got ", grad_output.scalar_type());
+  TORCH_CHECK(
+      grad_output.device() == input.device(),
+      "Expected all tensors to be on the same device, but found `grad_output` on ",
+      grad_output.device(), " and `input` on ", input.device());
+}
+
+at::Tensor empty_output(const at::Tensor& input) {
+  return at::empty_like(input);
+}
+
+PreluArgs::PreluArgs(const at::Tensor& input, const at::Tensor& weight, const char* name) {
+  check_prelu_args(input, weight, name);
+  // Gappy or overlapping input: one copy, into the layout that its output has.
+  input_ = input.is_non_overlapping_and_dense() ? input : empty_output(input).copy_(input);
+  weight_ = weight.contiguous();
+  view_ = fold(input_, weight.numel());
+}
+
+at::Tensor PreluArgs::match(const at::Tensor& grad_output) const {
+  check_grad_output(grad_output, input_);
+  return same_memory_order(grad_output, input_) ? grad_output
+                                                : empty_output(input_).copy_(grad_output);
+}
+
+}  // namespace torch_ext

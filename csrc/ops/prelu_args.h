@@ -1,0 +1,44 @@
+// The operators' arguments, checked and brought to the one layout that kernels know. A device's
+// kernel needs a ChannelView and only PreluArgs makes one, so no path can forget a check and none
+// repeats one. Knows no device and no kernel.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "kernels/channel_view.h"
+
+namespace torch_ext {
+
+// Raises what torch.nn.functional.prelu raises for these arguments, in its order and its words; reads
+// symbolic sizes only, so Meta and the composites share it.
+void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight);
+
+// The same, then device and supported dtype: what stock leaves to its kernels. `name` is the name in
+// dtype errors ("prelu_cpu", "prelu_backward_cuda").
+void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const char* name);
+
+// grad_output must have input's shape, dtype and device.
+void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input);
+
+// Uninitialised, in the layout of input's gradient and of the output. Real and Meta kernels both call
+// it, so predicted and real strides cannot differ.
+at::Tensor empty_output(const at::Tensor& input);
+
+class PreluArgs {
+ public:
+  PreluArgs(const at::Tensor& input, const at::Tensor& weight, const char* name);
+
+  const at::Tensor& input() const { return input_; }    // dense, in any permutation
+  const at::Tensor& weight() const { return weight_; }  // contiguous
+  const ChannelView& view() const { return view_; }     // of input and of all that matches it
+
+  // A checked grad_output in input's memory order; copied only where its own order differs.
+  at::Tensor match(const at::Tensor& grad_output) const;
+
+ private:
+  at::Tensor input_;
+  at::Tensor weight_;
+  ChannelView view_;
+};
+
+}  // namespace torch_ext

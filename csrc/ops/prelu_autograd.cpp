@@ -1,0 +1,132 @@
+// Derivatives of both operators, in terms of operators. Knows no device, kernel or layout.
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+#include <torch_ext/prelu.h>
+
+#include "ops/prelu_composite.h"
+
+namespace torch_ext {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// A torch::autograd::Function raises under torch.func's transforms and has no forward-mode rule; the
+// composites have both.
+bool needs_composite(at::ArrayRef<at::Tensor> tensors) {
+  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {
+    return true;
+  }
+  return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
+    return t._fw_grad(/*level=*/0).defined();
+  });
+}
+
+bool needs_graph(at::ArrayRef<at::Tensor> tensors) {
+  return at::GradMode::is_enabled() &&
+      std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
+           return t.requires_grad();
+         });
+}
+
+struct PreluBackward : public torch::autograd::Function<PreluBackward> {
+  static constexpr bool is_traceable = true;
+
+  // Returns the wanted gradients only.
+  static variable_list forward(
+      AutogradContext* ctx,
+      const at::Tensor& grad_output,
+      const at::Tensor& input,
+      const at::Tensor& weight,
+      std::array<bool, 2> output_mask) {
+    ctx->save_for_backward({grad_output, input, weight});
+    ctx->saved_data["grad_input"] = output_mask[0];
+    ctx->saved_data["grad_weight"] = output_mask[1];
+    ctx->set_materialize_grads(false);
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    auto [grad_input, grad_weight] =
+        torch_ext::prelu_backward(grad_output, input, weight, output_mask);
+    variable_list wanted;
+    for (auto& gradient : {grad_input, grad_weight}) {
+      if (gradient.defined()) {
+        wanted.push_back(gradient);
+      }
+    }
+    return wanted;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    size_t next = 0;
+    const at::Tensor none;
+    const at::Tensor& by_input = ctx->saved_data["grad_input"].toBool() ? grads[next++] : none;
+    const at::Tensor& by_weight = ctx->saved_data["grad_weight"].toBool() ? grads[next++] : none;
+    auto [grad_output, input, weight] = prelu_double_backward(
+        by_input, by_weight, saved[0], saved[1], saved[2],
+        {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)});
+    return {grad_output, input, weight, /*output_mask=*/at::Tensor()};
+  }
+};
+
+struct Prelu : public torch::autograd::Function<Prelu> {
+  static constexpr bool is_traceable = true;
+
+  static at::Tensor forward(
+      AutogradContext* ctx, const at::Tensor& input, const at::Tensor& weight) {
+    ctx->save_for_backward({input, weight});
+    ctx->set_materialize_grads(false);
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    return torch_ext::prelu(input, weight);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    if (!grads[0].defined()) {
+      return {at::Tensor(), at::Tensor()};
+    }
+    const auto saved = ctx->get_saved_variables();
+    auto [grad_input, grad_weight] = torch_ext::prelu_backward(
+        grads[0], saved[0], saved[1], {ctx->needs_input_grad(0), ctx->needs_input_grad(1)});
+    return {grad_input, grad_weight};
+  }
+};
+
+at::Tensor prelu_autograd(const at::Tensor& input, const at::Tensor& weight) {
+  if (is_foreign(input, weight)) {
+    return prelu_foreign(input, weight);
+  }
+  if (needs_composite({input, weight})) {
+    return prelu_composite(input, weight);
+  }
+  if (needs_graph({input, weight})) {
+    return Prelu::apply(input, weight);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return torch_ext::prelu(input, weight);
+}
+
+std::tuple<at::Tensor, at::Tensor> prelu_backward_autograd(
+    const at::Tensor& grad_output,
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    std::array<bool, 2> output_mask) {
+  if (is_foreign(input, weight) || needs_composite({grad_output, input, weight})) {
+    return prelu_backward_composite(grad_output, input, weight, output_mask);
+  }
+  if (needs_graph({grad_output, input, weight}) && (output_mask[0] || output_mask[1])) {
+    auto wanted = PreluBackward::apply(grad_output, input, weight, output_mask);
+    return {
+        output_mask[0] ? wanted.front() : at::Tensor(),
+        output_mask[1] ? wanted.back() : at::Tensor()};
+  }
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return torch_ext::prelu_backward(grad_output, input, weight, output_mask);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torch_ext, Autograd, m) {
+  m.impl("prelu", prelu_autograd);
+  m.impl("prelu_backward", prelu_backward_autograd);
+}
+
+}  // namespace torch_ext

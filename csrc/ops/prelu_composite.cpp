@@ -1,0 +1,134 @@
+// See prelu_composite.h. Registers the rules for vmap and for other devices.
+#include "ops/prelu_composite.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_prelu_kernel.h>
+#include <ATen/ops/where.h>
+#include <torch/library.h>
+
+#include "ops/prelu_args.h"
+
+namespace torch_ext {
+namespace {
+
+// 16-bit data is computed in float32 and rounded once at the end, as in the kernels.
+at::ScalarType acc_dtype(const at::Tensor& input) {
+  return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// A (C) tensor as (1, C, 1, ...), to be broadcast over input's channels.
+at::Tensor along_channels(const at::Tensor& weight, int64_t dim) {
+  if (weight.dim() == dim) {
+    return weight;
+  }
+  c10::SymDimVector shape(dim, 1);
+  if (dim > 1) {
+    shape[1] = weight.sym_numel();
+  }
+  return weight.reshape_symint(shape);
+}
+
+// 1 or the slope, per element. `x * local_slope` is the definition of PReLU in a form whose
+// derivatives by PyTorch's own rules keep the contract: x * 1 and g * 1 are exact to the sign of zero,
+// and the weight's share of g * x passes through a select, never through a multiplication by 0.
+at::Tensor local_slope(const at::Tensor& input, const at::Tensor& weight) {
+  return at::where(input > 0, 1, along_channels(weight.to(acc_dtype(input)), input.dim()));
+}
+
+at::Tensor keep_non_positive(const at::Tensor& input, const at::Tensor& values) {
+  return at::where(input > 0, 0, values);
+}
+
+at::Tensor sum_to_weight(const at::Tensor& per_element, const at::Tensor& weight) {
+  const at::Tensor broadcast = along_channels(weight, per_element.dim());
+  return at::sum_to(per_element, broadcast.sym_sizes())
+      .reshape_symint(weight.sym_sizes())
+      .to(weight.scalar_type());
+}
+
+}  // namespace
+
+at::Tensor prelu_composite(const at::Tensor& input, const at::Tensor& weight) {
+  check_prelu_args(input, weight, "prelu");
+  return (input.to(acc_dtype(input)) * local_slope(input, weight)).to(input.scalar_type());
+}
+
+std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
+    const at::Tensor& grad_output,
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    std::array<bool, 2> output_mask) {
+  check_prelu_args(input, weight, "prelu_backward");
+  check_grad_output(grad_output, input);
+  const at::Tensor g = grad_output.to(acc_dtype(input));
+  at::Tensor grad_input, grad_weight;
+  if (output_mask[0]) {
+    grad_input = (g * local_slope(input, weight)).to(input.scalar_type());
+  }
+  if (output_mask[1]) {
+    grad_weight =
+        sum_to_weight(keep_non_positive(input, input.to(acc_dtype(input)) * g), weight);
+  }
+  return {grad_input, grad_weight};
+}
+
+std::array<at::Tensor, 3> prelu_double_backward(
+    const at::Tensor& grad_grad_input,
+    const at::Tensor& grad_grad_weight,
+    const at::Tensor& grad_output,
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    std::array<bool, 3> wanted) {
+  const at::ScalarType acc = acc_dtype(input);
+  const at::Tensor g = grad_output.to(acc);
+  at::Tensor by_grad_output, by_input, by_weight;
+  if (grad_grad_input.defined()) {
+    const at::Tensor ggi = grad_grad_input.to(acc);
+    if (wanted[0]) {
+      by_grad_output = ggi * local_slope(input, weight);
+    }
+    if (wanted[2]) {
+      by_weight = sum_to_weight(keep_non_positive(input, g * ggi), weight);
+    }
+  }
+  if (grad_grad_weight.defined()) {
+    const at::Tensor ggw = along_channels(grad_grad_weight.to(acc), input.dim());
+    if (wanted[0]) {
+      const at::Tensor term = keep_non_positive(input, input.to(acc) * ggw);
+      by_grad_output = by_grad_output.defined() ? by_grad_output + term : term;
+    }
+    if (wanted[1]) {
+      by_input = keep_non_positive(input, g * ggw).to(input.scalar_type());
+    }
+  }
+  if (by_grad_output.defined()) {
+    by_grad_output = by_grad_output.to(grad_output.scalar_type());
+  }
+  return {by_grad_output, by_input, by_weight};
+}
+
+bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
+  const auto is_ours = [](const at::Tensor& t) {
+    return t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested() &&
+        (t.is_cpu() || t.is_cuda() || t.is_meta());
+  };
+  return !is_ours(input) || !is_ours(weight);
+}
+
+at::Tensor prelu_foreign(const at::Tensor& input, const at::Tensor& weight) {
+  check_prelu_rules(input, weight);
+  return at::_prelu_kernel(input, along_channels(weight, input.dim()));
+}
+
+TORCH_LIBRARY_IMPL(torch_ext, FuncTorchBatchedDecomposition, m) {
+  m.impl("prelu", prelu_composite);
+  m.impl("prelu_backward", prelu_backward_composite);
+}
+
+TORCH_LIBRARY_IMPL(torch_ext, CompositeExplicitAutograd, m) {
+  m.impl("prelu", prelu_foreign);
+  m.impl("prelu_backward", prelu_backward_composite);
+}
+
+}  // namespace torch_ext

@@ -1,0 +1,238 @@
+// The CPU kernels on plain memory, for every instruction set that this machine has: all lengths around
+// the vector's, all misalignments, guard elements around each result, tasks in any order.
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "kernels/cpu/prelu.h"
+
+namespace torch_ext::cpu {
+namespace {
+
+template <typename scalar, typename weight>
+struct Types {
+  using scalar_t = scalar;
+  using weight_t = weight;
+  using acc_t = std::conditional_t<std::is_same_v<scalar, double>, double, float>;
+};
+using AllTypes = testing::Types<
+    Types<double, double>, Types<float, float>, Types<c10::Half, c10::Half>,
+    Types<c10::Half, float>, Types<c10::BFloat16, c10::BFloat16>, Types<c10::BFloat16, float>>;
+
+template <typename scalar_t, typename weight_t>
+std::vector<std::pair<const char*, const PreluKernels<scalar_t, weight_t>*>> kernel_sets() {
+  std::vector<std::pair<const char*, const PreluKernels<scalar_t, weight_t>*>> sets{
+      {"DEFAULT", &DEFAULT::prelu_kernels<scalar_t, weight_t>()}};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    sets.emplace_back("AVX2", &AVX2::prelu_kernels<scalar_t, weight_t>());
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    sets.emplace_back("AVX512", &AVX512::prelu_kernels<scalar_t, weight_t>());
+  }
+#endif
+  return sets;
+}
+
+// Values between guards, `offset` elements off the alignment.
+template <typename T>
+class Guarded {
+ public:
+  Guarded(int64_t size, int64_t offset)
+      : offset_(kGuard + offset), size_(size), storage_(size + offset + 2 * kGuard, kSentinel()) {}
+
+  T* data() { return storage_.data() + offset_; }
+  T& operator[](int64_t i) { return data()[i]; }
+  bool guards_intact() const {
+    return std::all_of(storage_.begin(), storage_.begin() + offset_, is_sentinel) &&
+        std::all_of(storage_.begin() + offset_ + size_, storage_.end(), is_sentinel);
+  }
+
+ private:
+  static constexpr int64_t kGuard = 80;
+  static T kSentinel() { return T(-77.0f); }
+  static bool is_sentinel(const T& value) {
+    return static_cast<double>(value) == static_cast<double>(kSentinel());
+  }
+
+  int64_t offset_;
+  int64_t size_;
+  std::vector<T> storage_;
+};
+
+template <typename Pair>
+class Channelwise : public testing::Test {
+ protected:
+  using scalar_t = typename Pair::scalar_t;
+  using weight_t = typename Pair::weight_t;
+  using acc_t = typename Pair::acc_t;
+
+  // Small integers and powers of two: every product and sum below 2^11 is exact in every dtype, so
+  // results must be right to the bit whatever the order.
+  void check(const ChannelView& view, int64_t offset, bool wants_input, bool wants_weight) {
+    for (const auto& [capability, kernels] : kernel_sets<scalar_t, weight_t>()) {
+      SCOPED_TRACE(
+          testing::Message() << capability << " " << view.outer << " x " << view.channels << " x "
+                             << view.inner << " offset " << offset);
+      check_on(*kernels, view, offset, wants_input, wants_weight);
+    }
+  }
+
+  void check_on(
+      const PreluKernels<scalar_t, weight_t>& kernels, const ChannelView& view, int64_t offset,
+      bool wants_input, bool wants_weight) {
+    const int64_t n = view.numel();
+    Guarded<scalar_t> input(n, offset), grad_output(n, (offset + 3) % 16), output(n, offset / 2),
+        grad_input(n, (offset * 5) % 16);
+    Guarded<weight_t> weight(view.channels, offset), grad_weight(view.channels, offset);
+    std::vector<double> sums(view.channels), expected_output(n), expected_grad(n);
+    for (int64_t c = 0; c < view.channels; ++c) {
+      weight[c] = static_cast<weight_t>(static_cast<float>(1 << (c % 3)) * (c % 2 == 0 ? -0.5f : 0.25f));
+    }
+    int64_t positive = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t c = i / view.inner % view.channels;
+      // Sparse gradients keep the sums small.
+      const double x = static_cast<double>(random_() % 5) - 2;
+      const double g = random_() % 8 == 0 ? (random_() % 2 == 0 ? 1 : -1) : 0;
+      const double w = static_cast<double>(weight[c]);
+      input[i] = static_cast<scalar_t>(static_cast<float>(x));
+      grad_output[i] = static_cast<scalar_t>(static_cast<float>(g));
+      positive += x > 0;
+      expected_output[i] = x > 0 ? x : w * x;
+      expected_grad[i] = x > 0 ? g : w * g;
+      sums[c] += x > 0 ? 0 : x * g;
+    }
+    if (n >= 200) {
+      ASSERT_GT(positive, n / 5);
+      ASSERT_LT(positive, n * 4 / 5);
+    }
+
+    const ChannelTasks tasks(view);
+    std::vector<int64_t> order(tasks.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random_);
+    std::vector<WideSum<acc_t>> partial(tasks.splits() * view.channels);
+    const ChannelwiseOperands<scalar_t, weight_t, 1> forward{
+        {input.data()}, weight.data(), output.data()};
+    const ChannelwiseOperands<scalar_t, weight_t, 2> backward{
+        {grad_output.data(), input.data()}, weight.data(), wants_input ? grad_input.data() : nullptr};
+    const ChannelSums<acc_t, weight_t> channel_sums{
+        wants_weight && tasks.splits() > 1 ? partial.data() : nullptr,
+        wants_weight ? grad_weight.data() : nullptr, view.channels};
+    for (const int64_t task : order) {
+      kernels.forward(tasks, task, task + 1, forward);
+      kernels.backward(tasks, task, task + 1, backward, channel_sums);
+    }
+    if (channel_sums.partial != nullptr) {
+      channel_sums.finish(tasks.splits(), 0, view.channels);
+    }
+
+    for (int64_t i = 0; i < n; ++i) {
+      ASSERT_EQ(static_cast<double>(output[i]), expected_output[i]) << i;
+      if (wants_input) {
+        ASSERT_EQ(static_cast<double>(grad_input[i]), expected_grad[i]) << i;
+      }
+    }
+    if (wants_weight) {
+      for (int64_t c = 0; c < view.channels; ++c) {
+        ASSERT_EQ(static_cast<double>(grad_weight[c]), sums[c]) << "channel " << c;
+      }
+    }
+    EXPECT_TRUE(output.guards_intact());
+    EXPECT_TRUE(grad_input.guards_intact());
+    EXPECT_TRUE(grad_weight.guards_intact());
+    EXPECT_TRUE(input.guards_intact());
+  }
+
+  std::mt19937 random_{11};
+};
+
+TYPED_TEST_SUITE(Channelwise, AllTypes);
+
+TYPED_TEST(Channelwise, WalksEveryLengthOfOneRun) {
+  for (int64_t inner = 1; inner <= 70; ++inner) {
+    this->check({1, 1, inner}, inner % 16, true, true);
+    this->check({2, 3, inner + 60}, inner % 16, true, true);
+  }
+}
+
+TYPED_TEST(Channelwise, WalksEveryNumberOfColumns) {
+  for (int64_t channels = 1; channels <= 70; ++channels) {
+    this->check({1, channels, 1}, channels % 16, true, true);
+    this->check({37, channels, 1}, channels % 16, true, true);
+    this->check({5, channels, 1 + channels % 7}, channels % 16, true, true);
+  }
+}
+
+TYPED_TEST(Channelwise, TakesEveryMisalignment) {
+  for (int64_t offset = 0; offset < 16; ++offset) {
+    this->check({3, 5, 131}, offset, true, true);
+    this->check({19, 21, 3}, offset, true, true);
+  }
+}
+
+TYPED_TEST(Channelwise, LeavesOutWhatIsNotWanted) {
+  for (const ChannelView& view : {ChannelView{3, 5, 131}, ChannelView{19, 21, 3}}) {
+    this->check(view, 1, true, false);
+    this->check(view, 1, false, true);
+  }
+}
+
+TYPED_TEST(Channelwise, CombinesTheTasksOfLargeTensors) {
+  this->check({3, 2, 20011}, 1, true, true);
+  this->check({1, 1, 100003}, 0, true, true);
+  this->check({30011, 3, 1}, 2, true, true);
+  this->check({70, 1030, 1}, 3, true, true);
+  this->check({40, 90, 25}, 0, true, true);
+}
+
+// Constant terms are the worst case for sums: each addition rounds the same way.
+TYPED_TEST(Channelwise, StaysInsideTheErrorBoundOnConstantData) {
+  using scalar_t = typename TypeParam::scalar_t;
+  using weight_t = typename TypeParam::weight_t;
+  using acc_t = typename TypeParam::acc_t;
+  const double u = std::is_same_v<acc_t, double> ? 0x1p-53 : 0x1p-24;
+  for (const ChannelView& view :
+       {ChannelView{1, 1, 1 << 20}, ChannelView{1 << 19, 2, 1}, ChannelView{1 << 14, 2, 25}}) {
+    const std::vector<scalar_t> input(view.numel(), static_cast<scalar_t>(-0.7f));
+    const std::vector<scalar_t> grad_output(view.numel(), static_cast<scalar_t>(1.3f));
+    const std::vector<weight_t> weight(view.channels, static_cast<weight_t>(0.25f));
+    const long double term = static_cast<long double>(static_cast<double>(input[0])) *
+        static_cast<long double>(static_cast<double>(grad_output[0]));
+    const long double exact = term * (view.numel() / view.channels);
+    for (const auto& [capability, kernels] : kernel_sets<scalar_t, weight_t>()) {
+      const ChannelTasks tasks(view);
+      std::vector<WideSum<acc_t>> partial(tasks.splits() * view.channels);
+      std::vector<weight_t> grad_weight(view.channels);
+      const ChannelSums<acc_t, weight_t> sums{
+          tasks.splits() > 1 ? partial.data() : nullptr, grad_weight.data(), view.channels};
+      kernels->backward(
+          tasks, 0, tasks.size(), {{grad_output.data(), input.data()}, weight.data(), nullptr},
+          sums);
+      if (sums.partial != nullptr) {
+        sums.finish(tasks.splits(), 0, view.channels);
+      }
+      const double digits = sizeof(weight_t) == 2 ? 0x1p-8 : u;
+      for (const weight_t& value : grad_weight) {
+        if (std::is_same_v<weight_t, c10::Half>) {
+          EXPECT_TRUE(std::isinf(static_cast<float>(value)));  // far beyond 65504
+        } else {
+          const long double error = std::fabs(static_cast<long double>(static_cast<double>(value)) - exact);
+          EXPECT_LE(error, (16 * u + digits) * std::fabs(exact)) << capability << ' ' << view.inner;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace torch_ext::cpu
