@@ -11,7 +11,6 @@ PYTHON ?= python3
 VENV ?= .venv/torch-$(TORCH_VERSION)
 BUILD := build/$(notdir $(abspath $(VENV)))
 PY := $(abspath $(VENV))/bin/python
-TORCHVISION_VERSION := $(if $(filter 2.11%,$(TORCH_VERSION)),0.26.0,0.29.2)
 PYTEST_ARGS ?=
 
 export PYTHONPATH := $(CURDIR)
@@ -47,10 +46,12 @@ $(VENV)/.ready: tests/requirements.txt
 	  || $(PY) -m pip install -q --progress-bar on torch==$(TORCH_VERSION) -r tests/requirements.txt
 	touch $@
 
+# facenet-pytorch pins old versions of what we have newer, hence last and alone.
 $(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
-	$(PY) -c "import facenet_pytorch, torchvision, skimage, sklearn, matplotlib, tqdm" 2>/dev/null \
-	  || { $(PY) -m pip install -q --progress-bar on torchvision==$(TORCHVISION_VERSION) torch==$(TORCH_VERSION) -r examples/python/requirements.txt \
-	       && $(PY) -m pip install -q --no-deps facenet-pytorch==2.6.0; }
+	$(PY) -c "import sys, importlib.util as u; sys.exit(not u.find_spec('facenet_pytorch'))" || { \
+	  $(PY) -m pip install -q --progress-bar on -r examples/python/requirements.txt \
+	    "torch==$$($(PY) -c 'import importlib.metadata as m; print(m.version("torch"))')" \
+	  && $(PY) -m pip install -q --no-deps facenet-pytorch==2.6.0; }
 	touch $@
 
 # A C++ compiler and GoogleTest; on Debian and with the rights to, they are installed.

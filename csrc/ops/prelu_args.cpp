@@ -5,18 +5,24 @@
 
 #include <algorithm>
 
-#include "ops/prelu_types.h"
-
 namespace torch_ext {
 namespace {
 
+bool is_16_bit(at::ScalarType dtype) {
+  return dtype == at::kHalf || dtype == at::kBFloat16;
+}
+
 bool is_supported(at::ScalarType dtype) {
-  return dtype == at::kFloat || dtype == at::kDouble || at::isReducedFloatingType(dtype);
+  return dtype == at::kDouble || dtype == at::kFloat || is_16_bit(dtype);
 }
 
 // The one pair of different dtypes: 16-bit data with slopes kept in float32.
 bool is_mixed_pair(at::ScalarType input, at::ScalarType weight) {
-  return (input == at::kHalf || input == at::kBFloat16) && weight == at::kFloat;
+  return is_16_bit(input) && weight == at::kFloat;
+}
+
+void check_defined(const at::Tensor& tensor, const char* argument) {
+  TORCH_CHECK(tensor.defined(), "prelu: Expected `", argument, "` to be a tensor, but it is undefined");
 }
 
 void check_dtypes(const at::Tensor& input, const at::Tensor& weight) {
@@ -70,6 +76,8 @@ bool same_memory_order(const at::Tensor& a, const at::Tensor& b) {
 }  // namespace
 
 void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight) {
+  check_defined(input, "input");
+  check_defined(weight, "weight");
   check_dtypes(input, weight);
   check_slope_count(input, weight);
 }
@@ -86,6 +94,7 @@ void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const c
 }
 
 void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input) {
+  check_defined(grad_output, "grad_output");
   TORCH_CHECK(
       grad_output.sym_sizes() == input.sym_sizes(),
       "prelu_backward: Expected `grad_output` to have the shape of `input`, ", input.sym_sizes(),

@@ -3,6 +3,8 @@
 #include <torch/library.h>
 #include <torch_ext/prelu.h>
 
+#include <algorithm>
+
 #include "ops/prelu_composite.h"
 
 namespace torch_ext {
@@ -22,11 +24,12 @@ bool needs_composite(at::ArrayRef<at::Tensor> tensors) {
   });
 }
 
+// Undefined tensors are left to the kernels, whose checks name the argument.
 bool needs_graph(at::ArrayRef<at::Tensor> tensors) {
   return at::GradMode::is_enabled() &&
-      std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
-           return t.requires_grad();
-         });
+      std::any_of(
+             tensors.begin(), tensors.end(), [](const at::Tensor& t) { return t.requires_grad(); }) &&
+      std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) { return t.defined(); });
 }
 
 struct PreluBackward : public torch::autograd::Function<PreluBackward> {

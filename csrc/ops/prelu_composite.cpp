@@ -110,7 +110,7 @@ std::array<at::Tensor, 3> prelu_double_backward(
 
 bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
   const auto is_ours = [](const at::Tensor& t) {
-    return t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested() &&
+    return t.defined() && t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested() &&
         (t.is_cpu() || t.is_cuda() || t.is_meta());
   };
   return !is_ours(input) || !is_ours(weight);

@@ -47,7 +47,7 @@ at::Tensor new_output(const at::Tensor& dense_input) {
 
 template <typename scalar_t, typename weight_t>
 void forward(const PreluArgs& args, const at::Tensor& output) {
-  const cpu::ChannelTasks tasks(args.view());
+  const cpu::ChannelTasks tasks(args.view(), /*sums=*/false);
   const cpu::ChannelwiseOperands<scalar_t, weight_t, 1> operands{
       {args.input().const_data_ptr<scalar_t>()},
       args.weight().const_data_ptr<weight_t>(),
@@ -63,7 +63,7 @@ void backward(
     const PreluArgs& args, const at::Tensor& grad_output, const at::Tensor& grad_input,
     const at::Tensor& grad_weight) {
   using acc_t = acc_type<scalar_t>;
-  const cpu::ChannelTasks tasks(args.view());
+  const cpu::ChannelTasks tasks(args.view(), grad_weight.defined());
   const cpu::ChannelwiseOperands<scalar_t, weight_t, 2> operands{
       {grad_output.const_data_ptr<scalar_t>(), args.input().const_data_ptr<scalar_t>()},
       args.weight().const_data_ptr<weight_t>(),

@@ -37,7 +37,6 @@ inline constexpr int64_t kMinPlane = 64;          // shorter runs are walked as 
 inline constexpr int64_t kMaxPlaneChannels = 128; // running sums a planes task keeps at hand
 inline constexpr int64_t kMinChunk = 4096;        // neighbours to touch before jumping to the next row
 inline constexpr int64_t kMaxColumns = 1024;      // slopes and sums a columns task keeps in L1
-inline constexpr int64_t kMinColumns = 256;       // narrower rows are joined
 inline constexpr int64_t kColumnAlignment = 16;   // lanes of the widest step
 }  // namespace tuning
 
@@ -52,10 +51,10 @@ constexpr int64_t even_block(int64_t total, int64_t largest) {
 
 class ChannelTasks {
  public:
-  // `view` must not be empty.
-  explicit constexpr ChannelTasks(const ChannelView& view) : view_(view) {
+  // `view` must not be empty. Tasks that sum are shaped for few partial sums, others follow memory.
+  constexpr ChannelTasks(const ChannelView& view, bool sums) : view_(view) {
     if (view.inner >= tuning::kMinPlane || view.channels == 1) {
-      plan_planes();
+      plan_planes(sums);
     } else {
       plan_columns();
     }
@@ -102,7 +101,7 @@ class ChannelTasks {
     return std::max(tuning::kTaskElements, view_.numel() / tuning::kMaxTasks);
   }
 
-  constexpr void plan_planes() {
+  constexpr void plan_planes(bool sums) {
     walk_ = Walk::planes;
     rows_ = view_.outer;
     const int64_t target = task_elements();
@@ -111,6 +110,11 @@ class ChannelTasks {
       // Boundaries on whole cache lines.
       inner_block_ = ceil_div(inner_block_, 64) * 64;
       row_block_ = channel_block_ = 1;
+      return;
+    }
+    if (!sums) {
+      channel_block_ = even_block(view_.channels, target / view_.inner);
+      row_block_ = even_block(rows_, target / (channel_block_ * view_.inner));
       return;
     }
     // Few channels and many rows to a task: partial sums stay few. But enough channels that each row
@@ -124,12 +128,12 @@ class ChannelTasks {
 
   constexpr void plan_columns() {
     walk_ = Walk::columns;
+    // Join as many narrow rows as fit; if possible, so many that they end on a whole step.
     const int64_t width = view_.channels * view_.inner;
-    if (width < tuning::kMinColumns) {
-      const int64_t aligned = tuning::kColumnAlignment / std::gcd(width, tuning::kColumnAlignment);
-      const int64_t step = aligned * width <= tuning::kMaxColumns ? aligned : 1;
-      joined_ = std::min(view_.outer, step * ceil_div(tuning::kMinColumns, step * width));
-    }
+    const int64_t aligned = tuning::kColumnAlignment / std::gcd(width, tuning::kColumnAlignment);
+    const int64_t step = aligned * width <= tuning::kMaxColumns ? aligned : 1;
+    const int64_t steps = std::max<int64_t>(tuning::kMaxColumns / (step * width), 1);
+    joined_ = std::min(view_.outer, step * steps);
     rows_ = ceil_div(view_.outer, joined_);
     inner_block_ = view_.inner;
     channel_block_ = joined_ > 1 ? view_.channels

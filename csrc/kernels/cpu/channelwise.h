@@ -9,6 +9,7 @@
 //   term(in)       what each element adds to its channel's sum
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <new>
@@ -48,6 +49,8 @@ class Walker {
   static constexpr int kVectors = Step::kVectors;
   // A sum's chain is as long as accuracy allows; without sums it only bounds the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain : INT64_MAX;
+  // Steps taken together: as many as registers hold.
+  static constexpr int kGroup = 4 / kVectors;
 
   Walker(const ChannelTasks& tasks, const Operands& operands, const Sums& sums)
       : tasks_(tasks), operands_(operands), sums_(sums) {}
@@ -63,17 +66,52 @@ class Walker {
   // --- one step of elements: everything here is inlined into the loops below, which keep the pointers
   // in registers (a SIMD store may alias anything that lives in memory) ------------------------------
 
-  // The elements that `from` points to; their terms are added to `chain`.
-  C10_ALWAYS_INLINE static void step(const Operands& from, const Chain& slopes, Chain& chain) {
-    Inputs in;
-    for (int i = 0; i < Op::kInputs; ++i) {
-      in[i] = Step::load(from.inputs[i]);
+  C10_ALWAYS_INLINE static Operands advanced(Operands from, int64_t elements) {
+    for (const scalar_t*& input : from.inputs) {
+      input += elements;
     }
-    Step out;
-    combine(in, slopes, out, chain);
     if constexpr (Op::kMaps) {
-      out.store(from.output);
+      from.output += elements;
     }
+    return from;
+  }
+
+  // Steps at several places, with the slopes and chains of each. All loads come before the first store:
+  // a load that follows a store with the same last 12 address bits would have to wait for it.
+  template <size_t kSteps>
+  C10_ALWAYS_INLINE static void steps(
+      const std::array<Operands, kSteps>& at, const std::array<Chain, kSteps>& slopes,
+      std::array<Chain, kSteps>& chains) {
+    std::array<Inputs, kSteps> in;
+    for (size_t s = 0; s < kSteps; ++s) {
+      for (int i = 0; i < Op::kInputs; ++i) {
+        in[s][i] = Step::load(at[s].inputs[i]);
+      }
+    }
+    std::array<Step, kSteps> out;
+    for (size_t s = 0; s < kSteps; ++s) {
+      combine(in[s], slopes[s], out[s], chains[s]);
+    }
+    if constexpr (Op::kMaps) {
+      for (size_t s = 0; s < kSteps; ++s) {
+        out[s].store(at[s].output);
+      }
+    }
+  }
+
+  C10_ALWAYS_INLINE static void step(const Operands& at, const Chain& slopes, Chain& chain) {
+    std::array<Chain, 1> chains{chain};
+    steps<1>({at}, {slopes}, chains);
+    chain = chains[0];
+  }
+
+  template <size_t kSteps>
+  C10_ALWAYS_INLINE static std::array<Operands, kSteps> neighbours(const Operands& first) {
+    std::array<Operands, kSteps> at;
+    for (size_t s = 0; s < kSteps; ++s) {
+      at[s] = advanced(first, s * Step::kSize);
+    }
+    return at;
   }
 
   // Fewer elements than a step has. Absent ones read as 0, whose term is 0.
@@ -137,7 +175,7 @@ class Walker {
       for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
         const int64_t at = (row * view.channels + c) * view.inner + task.inner.first;
         const Chain slope = broadcast(static_cast<acc_t>(operands_.weight[c]));
-        run_of(operands_ + at, task.inner.size(), slope, sums[c - task.channels.first]);
+        run_of(advanced(operands_, at), task.inner.size(), slope, sums[c - task.channels.first]);
       }
     }
     if constexpr (Op::kSums) {
@@ -150,60 +188,70 @@ class Walker {
   // Neighbours that share a slope.
   static void run_of(
       const Operands& start, int64_t count, const Chain& slope, WideLanes<acc_t>& sum) {
-    constexpr int kUnroll = 4 / kVectors;  // four chains of additions hide their latency
     Operands at = start;
     int64_t left = count;
-    while (left >= kUnroll * Step::kSize) {
-      std::array<Chain, kUnroll> chains;
+    std::array<Chain, kGroup> slopes;
+    slopes.fill(slope);
+    while (left >= kGroup * Step::kSize) {
+      std::array<Chain, kGroup> chains;
       chains.fill(zeros());
-      const int64_t rounds = std::min<int64_t>(kRounds, left / (kUnroll * Step::kSize));
+      const int64_t rounds = std::min<int64_t>(kRounds, left / (kGroup * Step::kSize));
       for (int64_t round = 0; round < rounds; ++round) {
-        for (int u = 0; u < kUnroll; ++u) {
-          step(at + u * Step::kSize, slope, chains[u]);
-        }
-        at = at + kUnroll * Step::kSize;
+        steps<kGroup>(neighbours<kGroup>(at), slopes, chains);
+        at = advanced(at, kGroup * Step::kSize);
       }
-      left -= rounds * kUnroll * Step::kSize;
+      left -= rounds * kGroup * Step::kSize;
       add(chains, sum);
     }
     std::array<Chain, 1> chain{zeros()};
     for (; left >= Step::kSize; left -= Step::kSize) {
       step(at, slope, chain[0]);
-      at = at + Step::kSize;
+      at = advanced(at, Step::kSize);
     }
     if (left > 0) {
-      count >= Step::kSize ? overlapping_step(at + (left - Step::kSize), left, slope, chain[0])
+      count >= Step::kSize ? overlapping_step(advanced(at, left - Step::kSize), left, slope, chain[0])
                            : short_step(at, left, slope, chain[0]);
     }
     add(chain, sum);
   }
 
   template <size_t kChains>
-  C10_ALWAYS_INLINE static void add(const std::array<Chain, kChains>& chains, WideLanes<acc_t>& sum) {
+  C10_ALWAYS_INLINE static void add(
+      const std::array<Chain, kChains>& chains, WideLanes<acc_t>& sum) {
     if constexpr (Op::kSums) {
-      // A tree over 1, 2 or 4 vectors.
-      std::array<Vec, kChains * kVectors> vectors;
-      for (size_t i = 0; i < vectors.size(); ++i) {
-        vectors[i] = chains[i / kVectors][i % kVectors];
+      const Chain lanes = tree(chains);
+      if constexpr (kVectors == 2) {
+        sum.add(lanes[0] + lanes[1]);
+      } else {
+        sum.add(lanes[0]);
       }
-      for (size_t width = vectors.size() / 2; width > 0; width /= 2) {
-        for (size_t i = 0; i < width; ++i) {
-          vectors[i] = vectors[i] + vectors[i + width];
+    }
+  }
+
+  // The sum of 1, 2 or 4 chains.
+  template <size_t kChains>
+  C10_ALWAYS_INLINE static Chain tree(std::array<Chain, kChains> chains) {
+    for (size_t half = kChains / 2; half > 0; half /= 2) {
+      for (size_t i = 0; i < half; ++i) {
+        for (int v = 0; v < kVectors; ++v) {
+          chains[i][v] = chains[i][v] + chains[i + half][v];
         }
       }
-      sum.add(vectors[0]);
     }
+    return chains[0];
   }
 
   // --- columns: a slope per column ------------------------------------------------------------------
 
-  static constexpr int64_t kRowGroup = 4;  // rows that share one load of slopes and sums
+  // A group of steps is taken from several rows where they share a sum to update, else from one row.
+  static constexpr int64_t kRowGroup = Op::kSums ? kGroup : 1;
+  static constexpr int64_t kColumnGroup = kGroup / kRowGroup;
   static constexpr int64_t kColumnStorage = tuning::kMaxColumns + 64;  // a step may read past the last
 
   // Slopes and running sums of the task's columns.
   struct ColumnState {
-    explicit ColumnState(int64_t count)
-        : slopes(count), chains(Op::kSums ? count : 0), wide(Op::kSums ? count / Vec::size() : 0) {}
+    explicit ColumnState(int64_t padded)
+        : slopes(0), chains(Op::kSums ? padded : 0), wide(Op::kSums ? padded / Vec::size() : 0) {}
 
     Scratch<acc_t, kColumnStorage> slopes;
     Scratch<acc_t, kColumnStorage> chains;
@@ -217,12 +265,14 @@ class Walker {
     const int64_t padded = ceil_div(count, Step::kSize) * Step::kSize;
     ColumnState state(padded);
     spread_slopes(task, state.slopes.data());
+    std::fill(state.slopes.data() + count, state.slopes.data() + padded, acc_t(0));
 
     int pending = 0;
     int64_t row = task.rows.first;
     const auto advance = [&]<int64_t kRows>(std::integral_constant<int64_t, kRows>, int64_t width) {
       rows<kRows>(
-          operands_ + (row * tasks_.row_size() + first_column), tasks_.row_size(), width, state);
+          advanced(operands_, row * tasks_.row_size() + first_column), tasks_.row_size(), width,
+          state);
       row += kRows;
       if (Op::kSums && ++pending == kChain) {
         widen(padded, state);
@@ -246,13 +296,20 @@ class Walker {
   }
 
   void spread_slopes(const Task& task, acc_t* slopes) const {
-    for (int64_t j = 0; j < tasks_.joined(); ++j) {
-      for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
-        const acc_t slope = static_cast<acc_t>(operands_.weight[c]);
-        for (int64_t i = 0; i < tasks_.view().inner; ++i) {
-          *slopes++ = slope;
-        }
+    const int64_t channels = task.channels.size();
+    const int64_t inner = tasks_.view().inner;
+    const weight_t* const weight = operands_.weight + task.channels.first;
+    if (inner == 1) {
+      for (int64_t c = 0; c < channels; ++c) {
+        slopes[c] = static_cast<acc_t>(weight[c]);
       }
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        std::fill_n(slopes + c * inner, inner, static_cast<acc_t>(weight[c]));
+      }
+    }
+    for (int64_t j = 1; j < tasks_.joined(); ++j) {
+      std::copy_n(slopes, channels * inner, slopes + j * channels * inner);
     }
   }
 
@@ -260,48 +317,60 @@ class Walker {
   template <int64_t kRows>
   static void rows(const Operands& start, int64_t row_size, int64_t width, ColumnState& state) {
     const Operands at = start;
-    acc_t* const slopes = state.slopes.data();
+    const acc_t* const slopes = state.slopes.data();
     acc_t* const chains = state.chains.data();
     int64_t column = 0;
-    for (; width - column >= Step::kSize; column += Step::kSize) {
-      each_row<kRows>(slopes + column, chains + column, [&](int64_t row, const Chain& slope, Chain& chain)
-                          __attribute__((always_inline)) {
-        step(at + (row * row_size + column), slope, chain);
-      });
+    for (; width - column >= kColumnGroup * Step::kSize; column += kColumnGroup * Step::kSize) {
+      block<kRows, kColumnGroup>(advanced(at, column), row_size, slopes + column, chains + column);
     }
-    const int64_t left = width - column;
-    if (left > 0 && width >= Step::kSize) {
-      column = width - Step::kSize;
-      each_row<kRows>(slopes + column, chains + column, [&](int64_t row, const Chain& slope, Chain& chain) {
-        overlapping_step(at + (row * row_size + column), left, slope, chain);
-      });
-    } else if (left > 0) {
-      each_row<kRows>(slopes + column, chains + column, [&](int64_t row, const Chain& slope, Chain& chain) {
-        short_step(at + (row * row_size + column), left, slope, chain);
-      });
+    for (; width - column >= Step::kSize; column += Step::kSize) {
+      block<kRows, 1>(advanced(at, column), row_size, slopes + column, chains + column);
+    }
+    if (const int64_t left = width - column; left > 0) {
+      const bool overlaps = width >= Step::kSize;
+      column = overlaps ? width - Step::kSize : column;
+      for (int64_t row = 0; row < kRows; ++row) {
+        const Operands last = advanced(at, row * row_size + column);
+        Chain terms = zeros();
+        overlaps ? overlapping_step(last, left, load_chain(slopes + column), terms)
+                 : short_step(last, left, load_chain(slopes + column), terms);
+        add_to(chains + column, terms);
+      }
     }
   }
 
-  // One step of columns in kRows rows: slopes are loaded and sums updated once for all of them.
-  template <int64_t kRows, typename RowStep>
-  C10_ALWAYS_INLINE static void each_row(acc_t* slopes, acc_t* chains, const RowStep& row_step) {
-    Chain slope;
-    for (int v = 0; v < kVectors; ++v) {
-      slope[v] = Vec::loadu(slopes + v * Vec::size());
+  // kColumns steps of neighbouring columns in kRows rows. Slopes are loaded and sums updated once.
+  template <int64_t kRows, int64_t kColumns>
+  C10_ALWAYS_INLINE static void block(
+      const Operands& start, int64_t row_size, const acc_t* slopes, acc_t* chains) {
+    static_assert(kRows == 1 || kColumns == 1);
+    constexpr size_t kSteps = kRows * kColumns;
+    std::array<Operands, kSteps> at;
+    std::array<Chain, kSteps> slope;
+    for (size_t s = 0; s < kSteps; ++s) {
+      at[s] = advanced(start, s * (kRows == 1 ? Step::kSize : row_size));
+      slope[s] = load_chain(slopes + (kRows == 1 ? s * Step::kSize : 0));
     }
-    std::array<Chain, kRows> terms;
+    std::array<Chain, kSteps> terms;
     terms.fill(zeros());
-    for (int64_t row = 0; row < kRows; ++row) {
-      row_step(row, slope, terms[row]);
+    steps<kSteps>(at, slope, terms);
+    for (int64_t column = 0; column < kColumns; ++column) {
+      add_to(chains + column * Step::kSize, kColumns == 1 ? tree(terms) : terms[column]);
     }
+  }
+
+  C10_ALWAYS_INLINE static Chain load_chain(const acc_t* from) {
+    Chain chain;
+    for (int v = 0; v < kVectors; ++v) {
+      chain[v] = Vec::loadu(from + v * Vec::size());
+    }
+    return chain;
+  }
+
+  C10_ALWAYS_INLINE static void add_to(acc_t* sums, const Chain& terms) {
     if constexpr (Op::kSums) {
       for (int v = 0; v < kVectors; ++v) {
-        Vec sum = terms[0][v];
-        if constexpr (kRows == kRowGroup) {
-          sum = (sum + terms[1][v]) + (terms[2][v] + terms[3][v]);
-        }
-        acc_t* const chain = chains + v * Vec::size();
-        (Vec::loadu(chain) + sum).store(chain);
+        (Vec::loadu(sums + v * Vec::size()) + terms[v]).store(sums + v * Vec::size());
       }
     }
   }
@@ -314,19 +383,25 @@ class Walker {
     }
   }
 
-  // Sums the columns of each channel, in order.
+  // Sums the columns of each channel: joined rows first, then neighbours.
   void put_columns(const Task& task, int64_t padded, ColumnState& state) const {
     Scratch<WideSum<acc_t>, kColumnStorage> columns(0);
     for (int64_t i = 0; i < padded / Vec::size(); ++i) {
       state.wide[i].store(columns.data() + i * Vec::size());
     }
     const int64_t inner = tasks_.view().inner;
+    const int64_t width = task.channels.size() * inner;
+    WideSum<acc_t>* const first = columns.data();
+    for (int64_t j = 1; j < tasks_.joined(); ++j) {
+      const WideSum<acc_t>* const next = first + j * width;
+      for (int64_t i = 0; i < width; ++i) {
+        first[i].add(next[i]);
+      }
+    }
     for (int64_t c = 0; c < task.channels.size(); ++c) {
-      WideSum<acc_t> sum;
-      for (int64_t j = 0; j < tasks_.joined(); ++j) {
-        for (int64_t i = 0; i < inner; ++i) {
-          sum.add(columns[(j * task.channels.size() + c) * inner + i]);
-        }
+      WideSum<acc_t> sum = first[c * inner];
+      for (int64_t i = 1; i < inner; ++i) {
+        sum.add(first[c * inner + i]);
       }
       sums_.put(task.split, task.channels.first + c, sum);
     }

@@ -16,18 +16,6 @@ struct ChannelwiseOperands {
   std::array<const scalar_t*, kInputs> inputs;
   const weight_t* weight;
   scalar_t* output;  // null where nothing is mapped
-
-  // The same, `elements` further on.
-  ChannelwiseOperands operator+(int64_t elements) const {
-    ChannelwiseOperands moved = *this;
-    for (const scalar_t*& input : moved.inputs) {
-      input += elements;
-    }
-    if (output != nullptr) {
-      moved.output += elements;
-    }
-    return moved;
-  }
 };
 
 // Where a task leaves its channels' sums: in its row of partial sums or, if each channel has only one,
