@@ -1,0 +1,451 @@
+"""The package around the operator: what it says about itself, when it loads and when it refuses to,
+and how C++ programs use it as it is installed."""
+
+import ast
+import ctypes
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_ext
+
+PACKAGE = Path(torch_ext.__file__).parent
+LIBRARY_NAME = "lib/libtorch_ext.so"
+LIBRARY = PACKAGE / LIBRARY_NAME
+REPOSITORY = Path(__file__).parent.parent
+TORCH_MINOR = ".".join(torch.__version__.split(".")[:2])
+
+contract = pytest.mark.contract
+
+
+def run_python(program, *arguments):
+    """What a program prints in a fresh interpreter that imports this torch_ext."""
+    result = subprocess.run(
+        [sys.executable, *arguments, *(["-c", program] if program else [])],
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), "LD_LIBRARY_PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+# ---- What it says about itself -----------------------------------------------------------------
+
+
+@contract
+def test_the_public_names_are_these():
+    assert sorted(torch_ext.__all__) == [
+        "PReLU",
+        "SwapReport",
+        "__version__",
+        "build_info",
+        "cmake_prefix_path",
+        "prelu",
+        "replace_prelu",
+        "restore_prelu",
+    ]
+    for public in map(torch_ext.__dict__.get, torch_ext.__all__):
+        assert public.__doc__ or not callable(public)
+
+
+def cpp_version():
+    """torch_ext::version(), by its mangled name."""
+    version = ctypes.CDLL(str(LIBRARY))._ZN9torch_ext7versionEv
+    version.restype = ctypes.c_char_p
+    return version().decode()
+
+
+@contract
+def test_python_cpp_and_the_build_agree_on_one_version():
+    version = torch_ext.__version__
+    assert version == torch_ext.build_info()["version"]
+    assert version == json.loads((PACKAGE / "_build.json").read_text())["version"]
+    assert version == cpp_version()
+
+
+def test_the_version_has_one_source():
+    [declared] = re.findall(
+        r"project\(torch_ext VERSION (\S+)", (REPOSITORY / "CMakeLists.txt").read_text()
+    )
+    assert torch_ext.__version__.split("+")[0] == declared
+
+
+def test_an_installed_distribution_has_that_version():
+    try:
+        distribution = importlib.metadata.version("torch_ext")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("used in place, not installed")
+    assert distribution == torch_ext.__version__
+
+
+@contract
+def test_the_version_names_torch_and_cuda():
+    info = torch_ext.build_info()
+    cuda = f"cu{info['cuda'].replace('.', '')}" if info["cuda"] else "cpu"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", torch_ext.__version__.split("+")[0])
+    assert torch_ext.__version__.split("+")[1] == f"pt{TORCH_MINOR}{cuda}"
+
+
+@contract
+def test_build_info_has_its_keys_and_fits_this_torch():
+    info = torch_ext.build_info()
+    assert sorted(info) == [
+        "archs",
+        "cpu_capabilities",
+        "cuda",
+        "git",
+        "openmp",
+        "torch",
+        "version",
+    ]
+    assert info["torch"] == TORCH_MINOR
+    assert "DEFAULT" in info["cpu_capabilities"]
+    assert bool(info["archs"]) == (info["cuda"] is not None)
+    assert info == json.loads((PACKAGE / "_build.json").read_text())
+
+
+@contract
+def test_info_prints_what_a_bug_report_needs():
+    text = run_python("", "-W", "error::RuntimeWarning", "-m", "torch_ext.info")
+    for needed in (
+        torch_ext.__version__,
+        torch.__version__,
+        torch.backends.cpu.get_cpu_capability(),
+        str(LIBRARY),
+        "CUDA available",
+        "threads",
+        "TORCH_EXT_HUGE_PAGES",
+    ):
+        assert needed in text
+
+
+def test_info_shows_how_a_knob_is_set(monkeypatch):
+    monkeypatch.setenv("TORCH_EXT_HUGE_PAGES", "0")
+    assert re.search(
+        r"TORCH_EXT_HUGE_PAGES +off \(set to 0\)", run_python("", "-m", "torch_ext.info")
+    )
+
+
+def test_the_package_is_marked_as_typed_and_its_stub_names_what_the_module_has():
+    assert (PACKAGE / "py.typed").is_file()
+    stub = ast.parse((PACKAGE / "_C.pyi").read_text())
+    declared = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    assert declared == {name for name in dir(torch_ext._C) if not name.startswith("_")}
+
+
+# ---- What importing it does --------------------------------------------------------------------
+
+IMPORT = """
+import json, re, sys
+import torch
+before = set(sys.modules)
+import torch_ext
+imported = {name.split(".")[0] for name in set(sys.modules) - before}
+torch_ext.prelu(torch.randn(64, 16, 64, 64), torch.ones(16))
+with open("/proc/self/maps") as maps:
+    mapped = {line.split()[-1] for line in maps if "/" in line}
+print(json.dumps({
+    "imported": sorted(imported),
+    "mapped": sorted(mapped),
+    "cuda": torch.cuda.is_initialized(),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def clean_import():
+    return json.loads(run_python(IMPORT))
+
+
+@contract
+def test_importing_it_imports_the_standard_library_and_torch_only(clean_import):
+    allowed = {*sys.stdlib_module_names, "torch", "torch_ext"}
+    assert set(clean_import["imported"]) - allowed == set()
+
+
+@contract
+def test_importing_it_takes_no_gpu_context(clean_import):
+    assert not clean_import["cuda"]
+
+
+def openmp_runtimes(paths):
+    return {path for path in paths if re.search(r"/lib(gomp|omp|iomp5)\b[^/]*$", path)}
+
+
+@contract
+def test_one_openmp_runtime_is_in_the_process(clean_import):
+    assert len(openmp_runtimes(clean_import["mapped"])) == 1
+
+
+@contract
+def test_one_operator_library_is_in_the_process(clean_import):
+    [mapped] = [path for path in clean_import["mapped"] if "libtorch_ext" in path]
+    assert Path(mapped).samefile(LIBRARY)
+
+
+# ---- When it refuses to load -------------------------------------------------------------------
+
+
+def package_copy(folder, build=None, remove=(), replace=None):
+    """The package in another place, with changes to _build.json, files missing or replaced."""
+    copy = folder / "torch_ext"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("lib", "include", "__pycache__"))
+    (copy / "lib").mkdir()
+    (copy / LIBRARY_NAME).symlink_to(LIBRARY)
+    if build is not None:
+        built = json.loads((PACKAGE / "_build.json").read_text())
+        (copy / "_build.json").write_text(json.dumps({**built, **build}))
+    for pattern in remove:
+        for path in copy.glob(pattern):
+            path.unlink()
+    for name, content in (replace or {}).items():
+        (copy / name).unlink()
+        (copy / name).write_text(content)
+
+
+# Packages that cannot load, most of them in this torch, some in one that was built otherwise. One
+# process tries them all.
+BROKEN = {
+    "other_torch": {"build": {"torch": "1.13"}},
+    "other_torch_broken_library": {"build": {"torch": "1.13"}, "replace": {LIBRARY_NAME: "broken"}},
+    "other_cuda": {"build": {"cuda": "7.5"}},
+    "torch_without_cuda": {"build": {"cuda": "13.0"}},
+    "no_build_note": {"remove": ["_build.json"]},
+    "damaged_build_note": {"replace": {"_build.json": "{"}},
+    "incomplete_build_note": {"replace": {"_build.json": "{}"}},
+    "no_library": {"remove": [LIBRARY_NAME]},
+    "no_module": {"remove": ["_C*.so"]},
+    "corrupt_library": {"replace": {LIBRARY_NAME: "broken"}},
+}
+TORCH_CUDA = {"other_cuda": "13.0", "torch_without_cuda": None}
+
+TRY_EACH = """
+results = {}
+for name in names:
+    torch.version.cuda = torch_cuda.get(name, built_with)
+    sys.path[0] = f"{folder}/{name}"
+    for module in [module for module in sys.modules if module.split(".")[0] == "torch_ext"]:
+        del sys.modules[module]
+    try:
+        import torch_ext
+    except ImportError as error:
+        result = {"message": str(error), "cause": repr(error.__cause__)}
+    else:
+        result = {"message": "", "cause": ""}
+    with open("/proc/self/maps") as maps:
+        results[name] = {**result, "loaded": "libtorch_ext" in maps.read()}
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("broken")
+    for name, fault in BROKEN.items():
+        package_copy(folder / name, **fault)
+    return json.loads(
+        run_python(
+            "import json, sys, torch\n"
+            f"names, folder, torch_cuda = {list(BROKEN)}, {str(folder)!r}, {TORCH_CUDA}\n"
+            f"built_with = torch.version.cuda\n{TRY_EACH}"
+        )
+    )
+
+
+@contract
+@pytest.mark.parametrize("name", ["other_torch", "other_torch_broken_library"])
+def test_another_torch_is_refused_before_anything_is_loaded(refusals, name):
+    refusal = refusals[name]
+    assert "was built for torch 1.13" in refusal["message"]
+    assert f"torch {torch.__version__} is installed" in refusal["message"]
+    assert f"build torch_ext for torch {TORCH_MINOR}" in refusal["message"]
+    assert 'pip install "torch==1.13.*"' in refusal["message"]
+    assert not refusal["loaded"]
+
+
+def test_another_cuda_is_refused_before_anything_is_loaded(refusals):
+    assert "built with CUDA 7.5" in refusals["other_cuda"]["message"]
+    assert (
+        f"torch {torch.__version__} was built with CUDA 13.0" in refusals["other_cuda"]["message"]
+    )
+    assert not refusals["other_cuda"]["loaded"]
+
+
+def test_a_cuda_build_is_refused_by_a_torch_without_cuda(refusals):
+    assert "built with CUDA 13.0" in refusals["torch_without_cuda"]["message"]
+    assert f"torch {torch.__version__} has no CUDA" in refusals["torch_without_cuda"]["message"]
+    assert not refusals["torch_without_cuda"]["loaded"]
+
+
+@pytest.mark.parametrize("name", ["no_build_note", "no_library", "no_module"])
+def test_a_source_tree_that_was_not_built_says_what_to_run(refusals, name):
+    assert "torch_ext is not built: there is no " in refusals[name]["message"]
+    assert "make build" in refusals[name]["message"]
+    assert "pip install" in refusals[name]["message"]
+    assert not refusals[name]["loaded"]
+
+
+@pytest.mark.parametrize("name", ["damaged_build_note", "incomplete_build_note"])
+def test_a_damaged_build_note_is_an_import_error(refusals, name):
+    assert "_build.json of torch_ext is damaged" in refusals[name]["message"]
+    assert refusals[name]["cause"] != "None"
+
+
+def test_a_corrupt_library_is_an_import_error_with_the_loaders_reason_and_the_original_chained(
+    refusals,
+):
+    refusal = refusals["corrupt_library"]
+    assert "does not load" in refusal["message"]
+    assert re.search("invalid ELF header|file too short", refusal["message"])
+    assert "OSError" in refusal["cause"]
+
+
+# ---- The library, as the linker sees it --------------------------------------------------------
+
+
+def tool(name):
+    """A program of the environment or of the system."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return shutil.which(name, path=path) or pytest.skip(f"{name} is not installed")
+
+
+def output_of(*command, **options):
+    result = subprocess.run(
+        [str(part) for part in command], check=False, capture_output=True, text=True, **options
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def needed_libraries(path):
+    return re.findall(r"\(NEEDED\).*\[(.*)\]", output_of(tool("readelf"), "-d", path))
+
+
+@contract
+def test_the_operator_library_has_no_python_in_it():
+    needed = needed_libraries(LIBRARY)
+    assert "libtorch_cpu.so" in needed
+    assert not [name for name in needed if "python" in name]
+
+
+@contract
+@pytest.mark.skipif(torch_ext.build_info()["cuda"] is not None, reason="a CUDA build needs CUDA")
+def test_a_cpu_build_needs_no_cuda():
+    assert not [
+        name for name in needed_libraries(LIBRARY) if "cuda" in name or name == "libtorch.so"
+    ]
+
+
+def test_the_library_shows_the_symbols_of_torch_ext_only():
+    symbols = output_of(tool("nm"), "-DC", "--defined-only", LIBRARY).splitlines()
+    names = [line.split(maxsplit=2)[2] for line in symbols]
+    assert "torch_ext::version()" in names
+    assert [name for name in names if not name.startswith("torch_ext::")] == []
+
+
+@contract
+def test_the_library_loads_by_itself_without_python():
+    """By a plain dlopen, before torch: it finds torch's libraries by its own RPATH."""
+    mapped = run_python(
+        f"import ctypes; ctypes.CDLL({str(LIBRARY)!r})\nprint(open('/proc/self/maps').read())"
+    )
+    assert "libtorch_cpu.so" in mapped
+    assert "libtorch_python" not in mapped
+
+
+# ---- C++ programs that use the installed package -----------------------------------------------
+
+
+def cmake_build(source, build):
+    """Configures and builds as examples/cpp/README.md says."""
+    environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
+    tool("c++")
+    output_of(
+        tool("cmake"), "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+        f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}", env=environment,
+    )  # fmt: skip
+    output_of(tool("cmake"), "--build", build, env=environment)
+
+
+def without_library_path():
+    return {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+
+
+def linked_libraries(program):
+    """What the loader opens for a program: name -> path."""
+    output = output_of(tool("ldd"), program, env=without_library_path())
+    assert "not found" not in output
+    return dict(re.findall(r"(\S+) => (\S+)", output))
+
+
+def test_cmake_prefix_path_holds_the_config():
+    prefix = torch_ext.cmake_prefix_path
+    assert isinstance(prefix, str)
+    assert (Path(prefix) / "lib/cmake/torch_ext/torch_ext-config.cmake").is_file()
+    assert (Path(prefix) / "include/torch_ext/prelu.h").is_file()
+    assert (Path(prefix) / "include/torch_ext/nn.h").is_file()
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    build = tmp_path_factory.mktemp("example")
+    cmake_build(REPOSITORY / "examples" / "cpp", build)
+    return build / "spirals"
+
+
+def test_the_cpp_example_trains_and_hands_its_state_to_stock(example, tmp_path):
+    output = output_of(example, cwd=tmp_path, env=without_library_path())
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", output)]
+    assert losses[-1] < 0.2 * losses[0]
+    assert "outputs identical" in output
+    assert (tmp_path / "spirals.pt").is_file()
+
+
+def test_the_cpp_example_runs_with_one_openmp_runtime_and_without_python(example):
+    libraries = linked_libraries(example)
+    assert Path(libraries["libtorch_ext.so"]).samefile(LIBRARY)
+    assert len(openmp_runtimes(libraries.values())) == 1
+    assert not [name for name in libraries if "python" in name]
+
+
+DISPATCHER_ONLY = """
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/ones.h>
+
+#include <cstdio>
+
+int main() {
+  const auto prelu = c10::Dispatcher::singleton()
+                         .findSchemaOrThrow("torch_ext::prelu", "")
+                         .typed<at::Tensor(const at::Tensor&, const at::Tensor&)>();
+  std::printf("%g\\n", prelu.call(at::ones({3}).neg(), at::ones({1})).sum().item<double>());
+}
+"""
+
+DISPATCHER_ONLY_CMAKE = """
+cmake_minimum_required(VERSION 3.18)
+project(dispatcher_only LANGUAGES CXX)
+find_package(torch_ext CONFIG REQUIRED)
+add_executable(dispatcher_only main.cpp)
+target_link_options(dispatcher_only PRIVATE LINKER:--as-needed)
+target_link_libraries(dispatcher_only PRIVATE torch_ext::torch_ext)
+"""
+
+
+def test_a_program_that_only_asks_the_dispatcher_finds_the_operator(tmp_path):
+    """It uses no symbol of ours, so a linker that drops unneeded libraries would drop this one."""
+    (tmp_path / "main.cpp").write_text(DISPATCHER_ONLY)
+    (tmp_path / "CMakeLists.txt").write_text(DISPATCHER_ONLY_CMAKE)
+    cmake_build(tmp_path, tmp_path / "build")
+    program = tmp_path / "build" / "dispatcher_only"
+    assert output_of(program, env=without_library_path()).strip() == "-3"

@@ -1,0 +1,45 @@
+"""A fused, learnable PReLU for PyTorch: one pass forward, one pass backward, CPU and CUDA.
+
+    import torch_ext
+
+    output = torch_ext.prelu(input, weight)  # as torch.nn.functional.prelu
+    layer = torch_ext.PReLU(64)  # as torch.nn.PReLU
+    print(torch_ext.replace_prelu(model))  # every nn.PReLU of a model, in place
+
+The operators are torch.ops.torch_ext.prelu and prelu_backward. A library without Python in it
+registers them (`lib/libtorch_ext.so`); C++ programs link it by way of `cmake_prefix_path`.
+"""
+
+import torch as torch  # first: the native libraries resolve against those that torch loads
+
+from torch_ext import _library
+
+__version__ = _library.load()
+
+# Only from here on: these need the library that was just loaded.
+from torch_ext import _C
+from torch_ext.prelu import PReLU, prelu
+from torch_ext.replace import SwapReport, replace_prelu, restore_prelu
+
+__all__ = [
+    "PReLU",
+    "SwapReport",
+    "__version__",
+    "build_info",
+    "cmake_prefix_path",
+    "prelu",
+    "replace_prelu",
+    "restore_prelu",
+]
+
+cmake_prefix_path = str(_library.PACKAGE)
+"""What CMake needs in CMAKE_PREFIX_PATH for `find_package(torch_ext CONFIG REQUIRED)`."""
+
+
+def build_info() -> dict[str, object]:
+    """What this build is, and what it was made for.
+
+    Keys: version, torch (minor version), cuda (None without), archs (of CUDA), cpu_capabilities,
+    openmp, git (commit).
+    """
+    return _C.build_info()

@@ -1,0 +1,92 @@
+"""Loads the native libraries, and only into the torch that they were built for.
+
+A C++ extension is compiled against one minor version of torch. In another one it ends in an
+undefined symbol at best and in a crash at worst, so the build notes what it was made for in
+`_build.json`, and that note is read before anything is loaded.
+"""
+
+import importlib
+import importlib.machinery
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGE = Path(__file__).parent
+LIBRARY = PACKAGE / "lib" / "libtorch_ext.so"
+
+_BUILD = (
+    "`make build` in a source tree that is used in place, else "
+    "`pip install --no-build-isolation --force-reinstall .` in the source tree"
+)
+
+
+def load() -> str:
+    """Loads both libraries into the process and returns the version of this build.
+
+    Raises ImportError, with the remedy, where they are missing, broken, or made for another torch.
+    """
+    built = _read_build()
+    _check_torch(built)
+    _check_files()
+    try:
+        torch.ops.load_library(str(LIBRARY))  # type: ignore[no-untyped-call]
+        importlib.import_module("torch_ext._C")
+    except Exception as error:
+        # torch's own message only repeats the path; what is wrong with the file is in the cause.
+        raise _import_error(
+            f"the native library of torch_ext does not load: {error.__cause__ or error}. "
+            f"Build it again: {_BUILD}."
+        ) from error
+    return str(built["version"])
+
+
+def _read_build() -> dict[str, Any]:
+    path = PACKAGE / "_build.json"
+    try:
+        built = json.loads(path.read_text(encoding="utf-8"))
+        return {key: built[key] for key in ("version", "torch", "cuda")}
+    except FileNotFoundError:
+        raise _not_built(path) from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise _import_error(
+            f"{path} of torch_ext is damaged: {error!r}. Build it again: {_BUILD}."
+        ) from error
+
+
+def _check_torch(built: dict[str, Any]) -> None:
+    this, found = f"torch_ext {built['version']}", f"torch {torch.__version__}"
+    minor = ".".join(torch.__version__.split(".")[:2])
+    if minor != built["torch"]:
+        raise _import_error(
+            f"{this} was built for torch {built['torch']}, but {found} is installed. "
+            f"Either build torch_ext for torch {minor} ({_BUILD}), or install the torch that "
+            f'it was built for (`pip install "torch=={built["torch"]}.*"`).'
+        )
+    if built["cuda"] is not None:
+        # Minor versions of the CUDA runtime stand in for each other, major ones do not.
+        major, running = built["cuda"].split(".")[0], torch.version.cuda
+        if running is None or running.split(".")[0] != major:
+            has = "has no CUDA" if running is None else f"was built with CUDA {running}"
+            raise _import_error(
+                f"{this} was built with CUDA {built['cuda']}, but the installed {found} {has}. "
+                f"Either build torch_ext for this torch ({_BUILD}), or install a torch "
+                f"{built['torch']} for CUDA {major}."
+            )
+
+
+def _check_files() -> None:
+    modules = [PACKAGE / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    if not LIBRARY.is_file():
+        raise _not_built(LIBRARY)
+    if not any(module.is_file() for module in modules):
+        raise _not_built(modules[0])
+
+
+def _not_built(missing: Path) -> ImportError:
+    return _import_error(f"torch_ext is not built: there is no {missing}. Build it: {_BUILD}.")
+
+
+def _import_error(message: str) -> ImportError:
+    return ImportError(message, name="torch_ext")

@@ -1,0 +1,71 @@
+"""PReLU as a function and as a module. The operator, its autograd and its checks are in C++."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PReLU", "prelu"]
+
+# Looked up once: finding it through torch.ops takes a noticeable part of a small call. The packet
+# rather than its only overload, because TorchScript knows packets only.
+_prelu: Callable[[Tensor, Tensor], Tensor] = torch.ops.torch_ext.prelu
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    r"""PReLU with the slope ``weight``, elementwise: a fused :func:`torch.nn.functional.prelu`.
+
+    With :math:`g` the gradient of the output,
+
+    .. math::
+        y = \begin{cases} x & x > 0 \\ w x & \text{else} \end{cases} \qquad
+        \frac{\partial L}{\partial x} = \begin{cases} g & x > 0 \\ w g & \text{else} \end{cases}
+        \qquad \frac{\partial L}{\partial w} =
+        \sum \begin{cases} 0 & x > 0 \\ x g & \text{else} \end{cases}
+
+    (He et al., "Delving Deep into Rectifiers", arXiv:1502.01852, equations 1, 9 and 10, with zero
+    and NaN on the slope's side as in torch). The sides are chosen by a select, so the slope may be
+    anything: negative, above one, infinite. The backward is one pass, which also takes the sum.
+
+    Args:
+        input: shape :math:`()`, :math:`(S)` or :math:`(N, C, *)`, with any strides; float64,
+            float32, float16 or bfloat16.
+        weight: one slope, shape :math:`()` or :math:`(1)`, or one per channel, shape :math:`(C)`.
+            Of ``input``'s dtype; or float32 with a 16-bit ``input``, and then products are formed
+            in float32 and the gradient of ``weight`` is float32.
+
+    Returns:
+        A tensor of ``input``'s shape, dtype and memory format, differentiable in both arguments
+        any number of times.
+
+    Raises:
+        RuntimeError: if shapes, dtypes or devices do not fit together, in the words of
+            :func:`torch.nn.functional.prelu`.
+        NotImplementedError: for other dtypes than those above.
+
+    Example::
+
+        >>> torch_ext.prelu(torch.tensor([-2.0, 0.5, 3.0]), torch.tensor(0.25))
+        tensor([-0.5000,  0.5000,  3.0000])
+    """
+    return _prelu(input, weight)
+
+
+class PReLU(nn.PReLU):
+    """:class:`torch.nn.PReLU` on the fused operator; :func:`torch_ext.prelu` has the formulas.
+
+    Takes the same arguments, ``num_parameters=1, init=0.25, device=None, dtype=None``, and holds
+    the same one parameter, ``weight``: checkpoints go either way with ``strict=True``, and
+    ``isinstance(module, nn.PReLU)`` holds. Only :meth:`forward` differs.
+
+    Keep ``weight`` out of weight decay, which would pull the activation towards ReLU.
+
+    Example::
+
+        >>> torch_ext.PReLU(64)(torch.randn(8, 64, 28, 28)).shape
+        torch.Size([8, 64, 28, 28])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Runs the forward pass."""
+        return _prelu(input, self.weight)

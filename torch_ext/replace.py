@@ -1,0 +1,256 @@
+"""Puts torch_ext.PReLU into a finished model and takes it out again.
+
+A swap exchanges the class of a module and nothing else: the module and its Parameters stay the same
+objects. Optimizers, hooks, wrappers, tied weights and the model's root therefore never notice.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from torch_ext.prelu import PReLU
+
+__all__ = ["SwapReport", "replace_prelu", "restore_prelu"]
+
+# On a class that a swap made: the class it stands for.
+_ORIGINAL = "_torch_ext_original"
+
+
+@dataclass
+class SwapReport:
+    """What a swap did, by module name ("" is the model itself); ``print`` shows it as a table.
+
+    Attributes:
+        swapped: modules whose class was exchanged.
+        skipped: modules that were left alone, each with the reason.
+    """
+
+    swapped: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        rows = [(name or "(root)", "swapped", "") for name in self.swapped]
+        rows += [(name or "(root)", "skipped", reason) for name, reason in self.skipped]
+        width = max((len(name) for name, _, _ in rows), default=0)
+        lines = [f"{len(self.swapped)} swapped, {len(self.skipped)} skipped"]
+        lines += [f"  {name:{width}}  {result}  {why}".rstrip() for name, result, why in rows]
+        return "\n".join(lines)
+
+
+def replace_prelu(
+    model: nn.Module,
+    filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    also: Iterable[type[nn.PReLU]] = (),
+) -> SwapReport:
+    """Makes every ``nn.PReLU`` of a model run the fused operator, in place.
+
+    Modules and Parameters stay the same objects, ``state_dict`` stays as it is, and
+    ``isinstance(module, nn.PReLU)`` still holds. A module reached by several names is swapped once
+    and reported by the first. One that is fused already is not reported. A subclass of ``nn.PReLU``
+    that inherits ``forward`` becomes a subclass of both itself and ``torch_ext.PReLU``.
+
+    Skipped, with the reason in the report: a subclass with a ``forward`` of its own, a module whose
+    ``forward`` was replaced on the instance, what ``filter_fn`` refuses, and ScriptModules (with a
+    warning: compiled code cannot be changed).
+
+    A model that already ran under ``torch.compile`` needs ``torch.compiler.reset()`` afterwards:
+    torch 2.11 does not notice that a class was exchanged and goes on with the code it has.
+
+    Args:
+        model: searched with all its submodules, itself included.
+        filter_fn: ``filter_fn(module, name)`` is asked about each ``nn.PReLU``; a false answer
+            leaves that module alone. All are asked before the first is swapped.
+        also: subclasses of ``nn.PReLU`` whose own ``forward`` computes PReLU and nothing else, so
+            that it may be replaced; covers their subclasses that inherit that ``forward``.
+
+    Raises:
+        TypeError: if an argument is not of its type; nothing is changed then.
+    """
+    _check_model(model)
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"filter_fn must be callable or None, got {type(filter_fn).__name__}")
+    trusted = _check_also(also)
+
+    report = SwapReport()
+    swaps: list[tuple[str, nn.Module, type]] = []
+    for name, module in _changeable_modules(model, "aten::prelu", report):
+        if not isinstance(module, nn.PReLU) or isinstance(module, PReLU):
+            continue
+        if filter_fn is not None and not filter_fn(module, name):
+            report.skipped.append((name, "refused by filter_fn"))
+        elif reason := _obstacle(module, trusted):
+            report.skipped.append((name, reason))
+        else:
+            try:
+                swaps.append((name, module, _fused_class(module)))
+            except Exception as error:  # noqa: BLE001  (metaclasses and __init_subclass__ are free)
+                reason = f"{type(module).__qualname__} cannot be subclassed: {error}"
+                report.skipped.append((name, reason))
+    return _apply(swaps, report)
+
+
+def restore_prelu(model: nn.Module) -> SwapReport:
+    """Takes every ``torch_ext.PReLU`` out of a model again, in place.
+
+    Each becomes the class that :func:`replace_prelu` found there; one that was made as
+    ``torch_ext.PReLU`` becomes ``nn.PReLU``. The model can then be pickled, quantized or shipped
+    without ``torch_ext``.
+
+    Args:
+        model: searched with all its submodules, itself included.
+
+    Raises:
+        TypeError: if ``model`` is not a ``torch.nn.Module``.
+    """
+    _check_model(model)
+    report = SwapReport()
+    swaps: list[tuple[str, nn.Module, type]] = []
+    for name, module in _changeable_modules(model, "torch_ext::prelu", report):
+        if not isinstance(module, PReLU):
+            continue
+        original = _original_class(module)
+        if original is None:
+            written = parametrize.type_before_parametrizations(module).__qualname__
+            report.skipped.append((name, f"{written} was written on top of torch_ext.PReLU"))
+        else:
+            swaps.append((name, module, original))
+    return _apply(swaps, report)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _check_also(also: Iterable[type[nn.PReLU]]) -> tuple[type[nn.PReLU], ...]:
+    classes = tuple(also) if isinstance(also, Iterable) else (None,)
+    for cls in classes:
+        if not isinstance(cls, type) or not issubclass(cls, nn.PReLU):
+            raise TypeError(f"also must hold subclasses of torch.nn.PReLU, got {also!r}")
+    return classes
+
+
+def _changeable_modules(
+    model: nn.Module, operator: str, report: SwapReport
+) -> Iterator[tuple[str, nn.Module]]:
+    """Each module once, without the compiled ones; those that run `operator` are reported."""
+    compiled = []
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield name, module
+        elif _runs(module, operator):
+            compiled.append(name or "(root)")
+            report.skipped.append((name, "a ScriptModule, whose compiled code cannot be changed"))
+    if compiled:
+        warnings.warn(
+            f"ScriptModules keep running {operator}: {', '.join(compiled)}. "
+            "Swap first, then script or trace.",
+            stacklevel=3,
+        )
+
+
+def _runs(module: torch.jit.ScriptModule, operator: str) -> bool:
+    try:
+        return f"{operator}(" in str(module.graph)
+    except RuntimeError:  # it has no forward
+        return False
+
+
+def _apply(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
+    """Carries out what was decided. Last, so that an error before leaves the model unchanged."""
+    for name, module, cls in swaps:
+        # Past a __setattr__ of the module's own, which might refuse half-way through a model.
+        object.__setattr__(module, "__class__", cls)
+        report.swapped.append(name)
+    return report
+
+
+def _obstacle(module: nn.PReLU, trusted: tuple[type[nn.PReLU], ...]) -> str | None:
+    """Why another class would change what this module computes, or change nothing at all."""
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    for cls in type(module).__mro__:
+        if cls is nn.PReLU or cls in trusted:
+            break
+        if "forward" in vars(cls):
+            return f"{cls.__qualname__} has a forward of its own; if it is just PReLU, use also="
+    return None
+
+
+def _fused_class(module: nn.PReLU) -> type:
+    twin = _twin(parametrize.type_before_parametrizations(module))
+    return _rebase(type(module), twin) if parametrize.is_parametrized(module) else twin
+
+
+def _original_class(module: PReLU) -> type | None:
+    cls = type(module)
+    if not parametrize.is_parametrized(module):
+        return _stands_for(cls)
+    base = _stands_for(cls.__bases__[0])
+    if base is None:
+        return None
+    # The very class from before the swap, unless parametrizations came or went in the meantime:
+    # they are properties of the class.
+    original = _stands_for(cls)
+    if original is not None and _namespace(original) == _namespace(cls):
+        return original
+    return _rebase(cls, base)
+
+
+def _stands_for(cls: type) -> type | None:
+    return nn.PReLU if cls is PReLU else vars(cls).get(_ORIGINAL)
+
+
+@functools.cache
+def _twin(original: type) -> type:
+    """The subclass of `original` and of torch_ext.PReLU that differs from `original` in forward."""
+    if original is nn.PReLU:
+        return PReLU
+
+    def reduce_ex(self: PReLU, protocol: int) -> tuple[Any, ...]:
+        # No import finds the twin, so a pickle names the original and makes the twin anew.
+        function, arguments, *state = super(twin, self).__reduce_ex__(protocol)
+        named = [original if value is twin else value for value in (function, *arguments)]
+        return _rebuild, (original, *named), *state
+
+    twin: Any = type(original)(
+        original.__name__,
+        (original, PReLU),
+        {
+            "__module__": original.__module__,
+            "__qualname__": original.__qualname__,
+            "__doc__": original.__doc__,
+            "__reduce_ex__": reduce_ex,
+            "forward": PReLU.forward,
+            _ORIGINAL: original,
+        },
+    )
+    return cast(type, twin)
+
+
+def _rebuild(original: type, function: Callable[..., PReLU], *arguments: Any) -> PReLU:
+    """Unpickles an instance of `original`'s twin; its state follows."""
+    module = function(*arguments)
+    object.__setattr__(module, "__class__", _twin(original))
+    return module
+
+
+def _rebase(parametrized: type, base: type) -> type:
+    """A parametrized module's class, over another base.
+
+    torch.nn.utils.parametrize gives each such module a class of its own, which has the parametrized
+    tensors as properties and whose first base comes back with their removal. Deep copies share that
+    class, so it is made anew and never edited.
+    """
+    namespace = {**_namespace(parametrized), _ORIGINAL: parametrized}
+    return type(parametrized)(parametrized.__name__, (base,), namespace)
+
+
+def _namespace(parametrized: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(parametrized).items() if name != _ORIGINAL}
