@@ -1,0 +1,62 @@
+import pytest
+import torch
+from cases import CASES, DTYPE_PAIRS, DTYPES, MIXED
+
+import torch_ext
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+def _dtype_name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def _pair_name(pair):
+    return "_with_weight_".join(
+        _dtype_name(dtype) for dtype in (pair if pair[0] != pair[1] else pair[:1])
+    )
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    if request.param == "cuda" and not torch_ext.build_info()["cuda"]:
+        pytest.skip("this torch_ext was built without CUDA")
+    return request.param
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(params=DTYPES, ids=_dtype_name)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=DTYPE_PAIRS, ids=_pair_name)
+def dtypes(request):
+    """The dtypes of input and weight."""
+    return request.param
+
+
+@pytest.fixture(params=MIXED, ids=_pair_name)
+def mixed_dtypes(request):
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """torch.set_num_threads, undone afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _leave_no_trace():
+    """A test that changed a process-wide switch would change the tests after it."""
+    default = torch.get_default_dtype()
+    yield
+    assert torch.get_default_dtype() == default
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,341 @@
+// The CUDA launch plan as a property: whatever the layout, type, alignment and device, every
+// element is visited exactly once, by the right channel, with 128-bit accesses only where they are
+// allowed, and grid, block and workspace keep their limits.
+#include "kernels/cuda/launch_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+namespace torch_ext::cuda {
+namespace {
+
+// What the random cases have met, so that none of the properties holds for want of a case.
+struct Seen {
+  int64_t planes, columns, merged_rows, segments, passes, split, unsplit, parts, shifted, clamped;
+};
+
+struct Visit {
+  std::vector<int> count;
+  const ChannelView view;
+};
+
+void visit(
+    Visit& visit,
+    const Work& work,
+    const Slot& slot,
+    int64_t channel_of_slot,
+    const int32_t* channels) {
+  ASSERT_LE(0, slot.begin);
+  ASSERT_LE(slot.end, work.vector());
+  if (slot.whole) {
+    ASSERT_EQ((slot.position + work.base) % work.vector(), 0);
+    const int64_t guard = work.shifted ? work.vector() : 0;
+    ASSERT_GE(slot.position, guard);
+    ASSERT_LE(slot.position + work.vector() + guard, visit.view.numel());
+    ASSERT_EQ(slot.begin, 0);
+    ASSERT_EQ(slot.end, work.vector());
+  }
+  for (int i = slot.begin; i < slot.end; ++i) {
+    const int64_t position = slot.position + i;
+    ASSERT_GE(position, 0);
+    ASSERT_LT(position, visit.view.numel());
+    ++visit.count[position];
+    const int64_t channel = channels == nullptr ? channel_of_slot : channel_of_slot + channels[i];
+    ASSERT_EQ(channel, position / visit.view.inner % visit.view.channels);
+  }
+}
+
+template <int kVector>
+void visit_planes(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& branches) {
+  const PlaneWalk& walk = plan.planes;
+  for (int64_t task = 0; task < walk.tasks(); ++task) {
+    for (int thread = 0; thread < plan.threads; ++thread) {
+      PlaneCursor cursor = first_slot(walk, task, thread);
+      while (!done(cursor)) {
+        const Slot slot = next_slot<kVector>(walk, cursor);
+        branches.parts += !slot.whole && !slot.empty();
+        visit(seen, work, slot, walk.channel_of(task), nullptr);
+      }
+      ASSERT_TRUE(next_slot<kVector>(walk, cursor).empty());
+    }
+  }
+}
+
+template <int kVector>
+void visit_columns(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& branches) {
+  const ColumnWalk& walk = plan.columns;
+  for (int64_t task = 0; task < walk.tasks(); ++task) {
+    for (int pass = 0; pass < walk.passes; ++pass) {
+      int owned = 0;
+      for (int thread = 0; thread < plan.threads; ++thread) {
+        ColumnCursor cursor = first_slot<kVector>(walk, task, pass, thread);
+        owned += std::max(cursor.end - cursor.begin, 0);
+        int32_t channels[kVector];
+        slot_channels(walk, cursor, channels);
+        while (!done(cursor)) {
+          const Slot slot = next_slot<kVector>(walk, cursor);
+          branches.parts += !slot.whole && !slot.empty();
+          visit(seen, work, slot, walk.first_channel(task), channels);
+        }
+        ASSERT_TRUE(next_slot<kVector>(walk, cursor).empty());
+      }
+      ASSERT_EQ(owned, walk.width(task));  // each column of shared memory is written by one thread
+    }
+    ASSERT_LE(walk.width(task), kMaxThreads * kVector);
+    ASSERT_EQ(walk.width(task) % walk.inner, 0);
+  }
+}
+
+void check_limits(const Work& work, const LaunchPlan& plan) {
+  const bool planes = plan.traversal == Traversal::kPlanes;
+  const int64_t tasks = planes ? plan.planes.tasks() : plan.columns.tasks();
+  ASSERT_GE(plan.grid, 1);
+  ASSERT_LE(plan.grid, INT32_MAX);
+  ASSERT_LE(plan.grid, tasks);
+  ASSERT_TRUE(plan.grid == tasks || plan.grid == INT32_MAX);
+  ASSERT_GE(plan.threads, 32);
+  ASSERT_LE(plan.threads, kMaxThreads);
+  ASSERT_EQ(plan.threads % 32, 0);
+  ASSERT_GE(plan.splits, 1);
+  const int64_t input = work.view.numel() * work.element_bytes;
+  ASSERT_LE(plan.workspace_bytes, std::max(input / 8 + 4 * work.view.channels, int64_t{4} << 20));
+  const bool sums_split = work.reduces && plan.splits > 1;
+  ASSERT_EQ(
+      plan.workspace_bytes, sums_split ? plan.splits * work.view.channels * work.sum_bytes : 0);
+  if (planes) {
+    const PlaneWalk& walk = plan.planes;
+    ASSERT_EQ(walk.slots_per_split % plan.threads, 0);
+    ASSERT_GE(walk.splits * walk.slots_per_split, walk.slots_per_channel);
+    ASSERT_LT((walk.splits - 1) * walk.slots_per_split, walk.slots_per_channel);  // no idle block
+  } else {
+    const ColumnWalk& walk = plan.columns;
+    ASSERT_GE(walk.rows * walk.row_length, work.view.numel());
+    ASSERT_LT((walk.rows - 1) * walk.row_length, work.view.numel());
+    ASSERT_LE(walk.splits, walk.rows);
+    ASSERT_GE(walk.segments * walk.segment_channels, work.view.channels);
+    ASSERT_TRUE(walk.rows == 1 || walk.stride() * walk.row_length % work.vector() == 0);
+  }
+}
+
+void check(const Work& work, const Tuning& tuning, const Device& device, Seen& seen) {
+  SCOPED_TRACE(
+      testing::Message() << work.view.outer << " x " << work.view.channels << " x "
+                         << work.view.inner << ", element " << work.element_bytes << ", base "
+                         << work.base << ", shifted " << work.shifted << ", reduces "
+                         << work.reduces << ", threads " << tuning.threads);
+  const LaunchPlan plan = plan_launch(work, tuning, device);
+  check_limits(work, plan);
+  const bool planes = plan.traversal == Traversal::kPlanes;
+  seen.planes += planes;
+  seen.columns += !planes;
+  seen.merged_rows += !planes && plan.columns.row_length > work.view.channels * work.view.inner;
+  seen.segments += !planes && plan.columns.segments > 1;
+  seen.passes += !planes && plan.columns.passes > 1;
+  seen.split += plan.splits > 1;
+  seen.unsplit += plan.splits == 1;
+  seen.shifted += work.shifted;
+  seen.clamped += plan.grid == INT32_MAX;
+  if (work.view.numel() > 4096) {
+    return;
+  }
+  Visit elements{std::vector<int>(work.view.numel()), work.view};
+  const auto walk = [&]<int kVector>() {
+    if (planes) {
+      visit_planes<kVector>(work, plan, elements, seen);
+    } else {
+      visit_columns<kVector>(work, plan, elements, seen);
+    }
+  };
+  if (work.vector() == 2) {
+    walk.template operator()<2>();
+  } else if (work.vector() == 4) {
+    walk.template operator()<4>();
+  } else {
+    walk.template operator()<8>();
+  }
+  ASSERT_TRUE(std::ranges::all_of(elements.count, [](int count) { return count == 1; }));
+}
+
+class Random {
+ public:
+  int64_t upto(int64_t most) { return std::uniform_int_distribution<int64_t>(1, most)(engine_); }
+  bool coin() { return upto(2) == 1; }
+  template <typename T>
+  T any(std::initializer_list<T> values) {
+    return values.begin()[upto(static_cast<int64_t>(values.size())) - 1];
+  }
+  // Small numbers more often than large ones.
+  int64_t size(int64_t most) { return upto(upto(most)); }
+
+ private:
+  std::mt19937_64 engine_{20150206};
+};
+
+Work random_work(Random& random, int64_t numel) {
+  Work work{};
+  work.view.inner =
+      random.any({int64_t{1}, random.size(std::min(numel, int64_t{64})), random.size(numel)});
+  work.view.channels = random.size(std::max(numel / work.view.inner, int64_t{1}));
+  work.view.outer = random.size(std::max(numel / work.view.inner / work.view.channels, int64_t{1}));
+  work.element_bytes = random.any({2, 4, 8});
+  work.sum_bytes = work.element_bytes == 8 ? 8 : 4;
+  work.base = random.coin() ? 0 : static_cast<int>(random.upto(work.vector()) - 1);
+  work.shifted = random.upto(4) == 1;
+  work.reduces = random.coin();
+  return work;
+}
+
+Tuning random_tuning(Random& random) {
+  Tuning tuning = kTuning[0];
+  tuning.threads = random.any({32, 64, 256});
+  tuning.waves = random.any({1, 4, 64});
+  tuning.slots_per_thread = random.any({1, 8});
+  tuning.slots_unsplit = random.any({0, 2, 16});
+  tuning.run_bytes = random.any({16, 64, 512});
+  return tuning;
+}
+
+TEST(LaunchPlan, VisitsEveryElementOnce) {
+  Random random;
+  Seen seen{};
+  for (int i = 0; i < 100000 && !testing::Test::HasFatalFailure(); ++i) {
+    const Work work = random_work(random, random.any({40, 300, 1500}));
+    check(work, random_tuning(random), {random.any({1, 4, 132}), random.any({1536, 2048})}, seen);
+  }
+  EXPECT_GT(seen.planes, 1000);
+  EXPECT_GT(seen.columns, 1000);
+  EXPECT_GT(seen.merged_rows, 1000);
+  EXPECT_GT(seen.segments, 1000);
+  EXPECT_GT(seen.passes, 1000);
+  EXPECT_GT(seen.split, 1000);
+  EXPECT_GT(seen.unsplit, 1000);
+  EXPECT_GT(seen.parts, 1000);
+  EXPECT_GT(seen.shifted, 1000);
+}
+
+TEST(LaunchPlan, KeepsItsLimitsAtAnySize) {
+  Random random;
+  Seen seen{};
+  for (int i = 0; i < 100000 && !testing::Test::HasFatalFailure(); ++i) {
+    const Work work = random_work(random, int64_t{1} << random.upto(44));
+    check(work, tuning_of(random.any({75, 80, 86, 90, 100, 120})), {132, 2048}, seen);
+  }
+  EXPECT_GT(seen.planes, 1000);
+  EXPECT_GT(seen.columns, 1000);
+  EXPECT_GT(seen.split, 1000);
+}
+
+TEST(LaunchPlan, KeepsItsLimitsAtBoundaries) {
+  Seen seen{};
+  const int64_t sizes[] = {
+      1,
+      2,
+      3,
+      7,
+      8,
+      9,
+      31,
+      32,
+      49,
+      255,
+      256,
+      257,
+      65535,
+      65536,
+      100000000,
+      (int64_t{1} << 31) - 1,
+      (int64_t{1} << 31) + 1,
+      (int64_t{1} << 32) + 1};
+  for (const int64_t outer : sizes) {
+    for (const int64_t channels : sizes) {
+      for (const int64_t inner : sizes) {
+        if (static_cast<__int128>(outer) * channels * inner > (int64_t{1} << 48)) {
+          continue;
+        }
+        for (const int element : {2, 4, 8}) {
+          for (const bool reduces : {false, true}) {
+            const Work work{
+                {outer, channels, inner}, element, element == 8 ? 8 : 4, 0, false, reduces};
+            check(work, tuning_of(90), {132, 2048}, seen);
+            ASSERT_FALSE(testing::Test::HasFatalFailure());
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(seen.clamped, 0);
+}
+
+// The last elements of layouts beyond 2^31 and 2^32, found by walking from the last task.
+TEST(LaunchPlan, ReachesTheEndOfHugeTensors) {
+  const int64_t huge = (int64_t{1} << 33) + 5;
+  for (const ChannelView view :
+       {ChannelView{1, 1, huge}, {3, 1, huge}, {huge, 3, 1}, {3, huge, 1}, {huge / 49, 5, 49}}) {
+    const Work work{view, 2, 4, 0, false, true};
+    const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048});
+    int64_t last = 0;
+    for (int thread = 0; thread < plan.threads; ++thread) {
+      if (plan.traversal == Traversal::kPlanes) {
+        for (PlaneCursor cursor = first_slot(plan.planes, plan.planes.tasks() - 1, thread);
+             !done(cursor);) {
+          const Slot slot = next_slot<8>(plan.planes, cursor);
+          last = slot.empty() ? last : std::max(last, slot.position + slot.end);
+        }
+      } else {
+        const ColumnWalk& walk = plan.columns;
+        for (int64_t task = std::max(walk.tasks() - 4096, int64_t{0}); task < walk.tasks();
+             ++task) {
+          for (int pass = 0; pass < walk.passes; ++pass) {
+            ColumnCursor cursor = first_slot<8>(walk, task, pass, thread);
+            const int64_t more = cursor.rows > 0 ? (cursor.rows - 1) / cursor.stride : 0;
+            cursor.position += more * cursor.step;
+            cursor.rows -= more * cursor.stride;
+            const Slot slot = next_slot<8>(walk, cursor);
+            last = slot.empty() ? last : std::max(last, slot.position + slot.end);
+          }
+        }
+      }
+    }
+    EXPECT_EQ(last, view.numel());
+  }
+}
+
+TEST(FinishPlan, SumsEveryPartialOnce) {
+  bool many_lanes = false;
+  bool many_blocks = false;
+  for (const int64_t channels : {1, 2, 3, 7, 24, 64, 1000, 4097}) {
+    for (const int64_t splits : {2, 3, 8, 9, 100, 1180, 5000}) {
+      const FinishPlan plan = plan_finish(channels, splits);
+      many_lanes |= plan.lanes > 1;
+      many_blocks |= plan.grid > 1;
+      ASSERT_LE(plan.width * plan.lanes, plan.threads);
+      ASSERT_LE(plan.threads, kMaxFinishThreads);
+      ASSERT_EQ(plan.threads % 32, 0);
+      ASSERT_GE(plan.grid * plan.width, channels);
+      ASSERT_LT((plan.grid - 1) * plan.width, channels);
+    }
+  }
+  EXPECT_TRUE(many_lanes);
+  EXPECT_TRUE(many_blocks);
+  EXPECT_EQ(plan_finish(int64_t{1} << 45, 2).grid, INT32_MAX);
+}
+
+TEST(Tuning, FitsTheKernels) {
+  int arch = -1;
+  for (const Tuning& row : kTuning) {
+    EXPECT_GT(row.arch, arch);
+    arch = row.arch;
+    EXPECT_LE(row.threads, kMaxThreads);
+    EXPECT_EQ(row.threads % 32, 0);
+  }
+  EXPECT_EQ(tuning_of(75).arch, 0);
+  EXPECT_EQ(tuning_of(90).arch, 90);
+  EXPECT_EQ(tuning_of(121).arch, 100);
+}
+
+}  // namespace
+}  // namespace torch_ext::cuda

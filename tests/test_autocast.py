@@ -1,0 +1,177 @@
+"""Mixed precision: stock's output dtypes, but a float32 slope stays float32, in and out."""
+
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from cases import DTYPES, finite_slopes, forward_backward, integer_values, random_values
+from reference import assert_both_branches, assert_same_bits
+
+import torch_ext  # noqa: F401  (registers the operators)
+
+prelu = torch.ops.torch_ext.prelu
+prelu_backward = torch.ops.torch_ext.prelu_backward
+
+
+@pytest.fixture(params=(torch.bfloat16, torch.float16), ids=("bfloat16", "float16"))
+def target(request):
+    """The autocast dtype."""
+    return request.param
+
+
+def _outcome(operator, input, weight):
+    try:
+        return operator(input, weight).dtype
+    except RuntimeError as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("input_dtype", DTYPES, ids=str)
+def test_output_dtypes_and_errors_are_those_of_stock(input_dtype, weight_dtype, target, device):
+    input = random_values((2, 3, 4), input_dtype, device)
+    weight = finite_slopes((3,), weight_dtype, device)
+    with torch.autocast(device, dtype=target):
+        assert _outcome(prelu, input, weight) == _outcome(F.prelu, input, weight)
+    with torch.autocast(device, dtype=target, enabled=False):
+        if not (input_dtype.itemsize == 2 and weight_dtype == torch.float32):  # our extension
+            assert _outcome(prelu, input, weight) == _outcome(F.prelu, input, weight)
+
+
+@pytest.mark.parametrize("input_dtype", (torch.float32, torch.float16, torch.bfloat16), ids=str)
+def test_a_float32_slope_is_used_as_it_is(input_dtype, target, device):
+    input = random_values((4, 3, 50), input_dtype, device)
+    weight = torch.tensor([0.1, -0.3, 1.7], device=device)
+    with torch.autocast(device, dtype=target):
+        output = prelu(input, weight)
+    cast = input.to(target)
+    assert_both_branches(input, output)
+    assert_same_bits(output, reference.forward(cast, weight))
+    assert not torch.equal(output, F.prelu(cast, weight.to(target)))
+
+
+def test_output_has_the_bits_of_stock_where_the_slope_is_representable(target, device):
+    input = random_values((4, 3, 50), torch.float32, device)
+    weight = torch.tensor([0.25, -0.5, 1.5], device=device)
+    with torch.autocast(device, dtype=target):
+        output, stock = prelu(input, weight), F.prelu(input, weight)
+    assert_both_branches(input, output)
+    assert_same_bits(output, stock)
+
+
+def test_a_weight_of_the_other_16_bit_type_is_cast(target, device):
+    other = {torch.float16: torch.bfloat16, torch.bfloat16: torch.float16}[target]
+    input, weight = (
+        random_values((4, 3, 50), torch.float32, device),
+        finite_slopes((3,), other, device),
+    )
+    with torch.autocast(device, dtype=target):
+        assert_same_bits(prelu(input, weight), F.prelu(input, weight))
+
+
+def test_float64_is_left_alone(target, device):
+    input, weight = (
+        random_values((4, 3, 50), torch.float64, device),
+        finite_slopes((3,), torch.float64, device),
+    )
+    with torch.autocast(device, dtype=target):
+        assert_same_bits(prelu(input, weight), F.prelu(input, weight))
+        assert prelu(input, weight).dtype == torch.float64
+
+
+def test_the_weight_gradient_never_passes_through_16_bits(target, device):
+    """Each sum is -3093, which neither 16-bit type can hold."""
+    assert torch.tensor(-3093.0).to(target).item() != -3093
+    input = torch.full((3, 3, 1031), -1.0, device=device).requires_grad_()
+    weight = torch.tensor([0.1, -0.3, 1.7], device=device).requires_grad_()
+    with torch.autocast(device, dtype=target):
+        prelu(input, weight).sum().backward()
+    assert weight.grad.dtype == torch.float32 and input.grad.dtype == torch.float32
+    assert weight.grad.tolist() == [-3093.0] * 3
+
+
+def test_gradients_are_those_of_the_mixed_pair(target, device):
+    input = integer_values((4, 3, 50), torch.float32, device)
+    weight = torch.tensor([0.1, -0.3, 1.7], device=device)
+    grad_output = integer_values((4, 3, 50), target, device, seed=1)
+
+    def under_autocast(input, weight):
+        with torch.autocast(device, dtype=target):
+            return prelu(input, weight)
+
+    _, grad_input, grad_weight = forward_backward(under_autocast, input, weight, grad_output)
+    expected = prelu_backward(grad_output, input.to(target), weight, [True, True])
+    assert_both_branches(input, *expected)
+    assert_same_bits(grad_input, expected[0].float())
+    assert_same_bits(grad_weight, expected[1])
+
+
+def test_backward_inside_the_region_changes_nothing(target, device):
+    input, grad_output = (
+        integer_values((4, 3, 50), torch.float32, device),
+        integer_values((4, 3, 50), target, device),
+    )
+    weight = torch.tensor([0.1, -0.3, 1.7], device=device)
+
+    def region(inside):
+        tensors = input.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast(device, dtype=target):
+            output = prelu(*tensors)
+            if inside:
+                return torch.autograd.grad(output, tensors, grad_output)
+        return torch.autograd.grad(output, tensors, grad_output)
+
+    for inside, outside in zip(region(True), region(False)):
+        assert_same_bits(inside, outside)
+
+
+def test_nested_and_disabled_regions_are_respected(device):
+    input, weight = (
+        random_values((2, 3, 4), torch.float32, device),
+        finite_slopes((3,), torch.float32, device),
+    )
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert prelu(input, weight).dtype == torch.bfloat16
+        with torch.autocast(device, enabled=False):
+            assert prelu(input, weight).dtype == torch.float32
+            with torch.autocast(device, dtype=torch.float16):
+                assert prelu(input, weight).dtype == torch.float16
+        assert prelu(input, weight).dtype == torch.bfloat16
+    assert prelu(input, weight).dtype == torch.float32
+
+
+def test_autocast_of_another_device_does_nothing():
+    with (
+        torch.autocast("cuda", enabled=True, dtype=torch.float16)
+        if torch.cuda.is_available()
+        else torch.no_grad()
+    ):
+        assert prelu(torch.ones(2, 3), torch.ones(3)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("weight_dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_a_layer_in_a_network_trains_under_autocast(weight_dtype, device):
+    """Behind a layer whose output is 16-bit, as in every real model; for two steps."""
+    linear = torch.nn.Linear(6, 4, device=device)
+    weight = torch.full((4,), 0.25, dtype=weight_dtype, device=device).requires_grad_()
+    for _ in range(2):
+        with torch.autocast(device, dtype=torch.bfloat16):
+            hidden = linear(random_values((8, 6), torch.float32, device))
+            output = prelu(hidden, weight)
+            stock = F.prelu(hidden, weight)
+        assert hidden.dtype == output.dtype == torch.bfloat16
+        assert_same_bits(output, stock)
+        output.float().square().sum().backward()
+    assert weight.grad.dtype == weight_dtype and weight.grad.norm() > 0
+    assert linear.weight.grad.norm() > 0
+
+
+def test_errors_under_autocast_are_stocks(device):
+    input = torch.ones(2, 3, device=device)
+    for weight in (
+        torch.ones(4, device=device),
+        torch.ones(1, 1, device=device),
+        torch.ones(3, 1, device=device),
+    ):
+        with torch.autocast(device, dtype=torch.bfloat16):
+            assert _outcome(prelu, input, weight) == _outcome(F.prelu, input, weight)

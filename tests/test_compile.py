@@ -1,0 +1,235 @@
+"""torch.compile, torch.export and other tracers see one whole operator and keep its results."""
+
+import pytest
+import torch
+from cases import (
+    CASE_BY_NAME,
+    case_inputs,
+    channels_last,
+    finite_slopes,
+    random_values,
+    significant_strides,
+)
+from reference import assert_both_branches, assert_same_bits
+
+import torch_ext  # noqa: F401  (registers the operators)
+
+prelu = torch.ops.torch_ext.prelu
+prelu_backward = torch.ops.torch_ext.prelu_backward
+
+# torch's own, raised while it compiles
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def layer(input, weight):
+    """PReLU between two operations that a compiler would like to fuse with it."""
+    return prelu(input * 2, weight) + 1
+
+
+def _step(function, input, weight, grad_output):
+    input, weight = input.detach().requires_grad_(), weight.detach().requires_grad_()
+    output = function(input, weight)
+    return (output.detach(), *torch.autograd.grad(output, (input, weight), grad_output))
+
+
+def _assert_equals_eager(compiled, input, weight, seed=1):
+    grad_output = random_values(input.shape, input.dtype, input.device, seed=seed)
+    actual, expected = (
+        _step(compiled, input, weight, grad_output),
+        _step(layer, input, weight, grad_output),
+    )
+    assert_both_branches(input, *expected)
+    for one, other in zip(actual, expected):
+        assert_same_bits(one, other)
+        assert significant_strides(one) == significant_strides(other)
+
+
+COMPILED = ("image", "image_channels_last", "rows", "shared_0d_weight", "sliced")
+
+
+@pytest.mark.parametrize("dynamic", (False, True), ids=("static", "dynamic"))
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_step_has_the_bits_of_eager(name, dynamic, device):
+    case = CASE_BY_NAME[name]
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    input = case_inputs(case, torch.float32, device)[0]
+    _assert_equals_eager(compiled, input, finite_slopes(case.slopes, torch.float32, device))
+
+
+def test_a_compiled_step_of_the_mixed_pair_has_the_bits_of_eager(mixed_dtypes, device):
+    dtype, weight_dtype = mixed_dtypes
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    weight = finite_slopes((16,), weight_dtype, device)
+    _assert_equals_eager(compiled, case_inputs(CASE_BY_NAME["image"], dtype, device)[0], weight)
+
+
+def test_another_size_does_not_compile_again(device):
+    """With symbolic sizes one graph serves all shapes of a rank, channels included."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    for shape in ((3, 6, 5, 7), (4, 9, 8, 5), (2, 33, 3, 4)):
+        weight = finite_slopes(shape[1:2], torch.float32, device)
+        _assert_equals_eager(compiled, random_values(shape, torch.float32, device), weight)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    ((torch.float32, torch.float32), (torch.bfloat16, torch.float32)),
+    ids=("float32", "mixed"),
+)
+def test_inductor_keeps_the_results(dtypes, device):
+    """Its own code may fuse the neighbours, so bits are asked of what only our kernels compute."""
+    dtype, weight_dtype = dtypes
+    input = channels_last(random_values((3, 6, 5, 7), dtype, device))
+    weight = finite_slopes((6,), weight_dtype, device)
+    grad_output = random_values((3, 6, 5, 7), dtype, device, seed=1)
+    compiled = torch.compile(lambda *args: prelu(*args), fullgraph=True, backend="inductor")
+    actual, expected = (
+        _step(compiled, input, weight, grad_output),
+        _step(prelu, input, weight, grad_output),
+    )
+    assert_both_branches(input, *expected)
+    for one, other in zip(actual, expected):
+        assert_same_bits(one, other)
+
+
+def test_every_mask_of_the_backward_operator_compiles(device):
+    input, grad_output = (
+        random_values((3, 4, 5), torch.float32, device, seed=seed) for seed in (1, 2)
+    )
+    weight = finite_slopes((4,), torch.float32, device)
+    compiled = torch.compile(prelu_backward, fullgraph=True, backend="aot_eager")
+    for mask in ([True, True], [True, False], [False, True]):
+        actual, expected = (f(grad_output, input, weight, mask) for f in (compiled, prelu_backward))
+        for one, other in zip(actual, expected):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert_same_bits(one, other)
+
+
+def test_a_frozen_weight_compiles(device):
+    input = random_values((3, 4, 5), torch.float32, device).requires_grad_()
+    weight = finite_slopes((4,), torch.float32, device)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    (actual,) = torch.autograd.grad(compiled(input, weight).sum(), input)
+    (expected,) = torch.autograd.grad(layer(input, weight).sum(), input)
+    assert_same_bits(actual, expected)
+
+
+def test_errors_while_compiling_are_those_of_eager(device):
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="parameter numbers = 4 and channel size = 3"):
+        compiled(torch.ones(2, 3, device=device), torch.ones(4, device=device))
+
+
+def test_autocast_inside_a_compiled_region(device):
+    def step(input, weight):
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return prelu(input, weight)
+
+    input, weight = (
+        random_values((3, 4, 5), torch.float32, device),
+        torch.tensor([0.1, -0.3, 1.7, 0.0], device=device),
+    )
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    grad_output = random_values((3, 4, 5), torch.bfloat16, device, seed=1)
+    for one, other in zip(
+        _step(compiled, input, weight, grad_output), _step(step, input, weight, grad_output)
+    ):
+        assert_same_bits(one, other)
+
+
+def test_functional_transforms_compile(device):
+    input, weight = (
+        random_values((3, 4, 5), torch.float64, device),
+        finite_slopes((4,), torch.float64, device),
+    )
+
+    def per_sample_gradients(input, weight):
+        return torch.func.vmap(
+            torch.func.grad(lambda x, w: prelu(x, w).sum(), argnums=1), in_dims=(0, None)
+        )(input[:, None], weight)
+
+    compiled = torch.compile(per_sample_gradients, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(input, weight), per_sample_gradients(input, weight))
+
+
+def test_compiled_autograd_runs_the_backward(device):
+    input = random_values((3, 4, 5), torch.float32, device).requires_grad_()
+    weight = finite_slopes((4,), torch.float32, device).requires_grad_()
+    expected = torch.autograd.grad(prelu(input, weight).sum(), (input, weight))
+    output = prelu(input, weight).sum()
+    compiler = torch.compile(backend="aot_eager", fullgraph=True)
+    with torch._dynamo.compiled_autograd._enable(compiler):
+        output.backward()
+    assert_same_bits(input.grad, expected[0])
+    assert_same_bits(weight.grad, expected[1])
+
+
+# ---- torch.export and tracing ------------------------------------------------------------------
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.25, -0.5, 2.0]))
+
+    def forward(self, input):
+        return prelu(input * 2, self.weight) + 1
+
+
+def test_export_serves_other_sizes_and_survives_saving(tmp_path):
+    model = Model()
+    sizes = {"input": {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("width", min=2)}}
+    program = torch.export.export(
+        model, (random_values((4, 3, 5), torch.float32),), dynamic_shapes=sizes
+    )
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2")
+    for exported in (program, loaded, program.run_decompositions()):
+        for shape in ((2, 3, 11), (7, 3, 40)):
+            input = random_values(shape, torch.float32, seed=5)
+            assert_same_bits(exported.module()(input), model(input))
+
+
+def test_an_exported_program_holds_the_operator_itself():
+    program = torch.export.export(Model(), (random_values((4, 3, 5), torch.float32),))
+    targets = [node.target for node in program.graph.nodes]
+    assert prelu.default in targets
+
+
+def test_make_fx_traces_forward_and_backward(device):
+    input, weight = (
+        random_values((3, 4, 5), torch.float32, device),
+        finite_slopes((4,), torch.float32, device),
+    )
+
+    def step(input, weight):
+        return _step(prelu, input, weight, torch.ones_like(input))
+
+    traced = torch.fx.experimental.proxy_tensor.make_fx(step, tracing_mode="symbolic")(
+        input, weight
+    )
+    targets = {node.target for node in traced.graph.nodes}
+    assert {prelu.default, prelu_backward.default} <= targets
+    for one, other in zip(traced(input, weight), step(input, weight)):
+        assert_same_bits(one, other)
+
+
+def test_torch_jit_trace_and_save(tmp_path):
+    """Deprecated upstream, but C++ programs still load such files."""
+    model = Model()
+    traced = torch.jit.trace(model, random_values((4, 3, 5), torch.float32))
+    torch.jit.save(traced, tmp_path / "model.pt")
+    input = random_values((2, 3, 11), torch.float32, seed=5)
+    assert_same_bits(torch.jit.load(tmp_path / "model.pt")(input), model(input))
