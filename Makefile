@@ -24,8 +24,9 @@ test: build ctest pytest
 demo: build $(VENV)/.demo-ready
 	$(PY) examples/python/demo.py
 
+# Passive: threads that wait must not take the cores from those that compile or compute.
 pytest: build
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest $(PYTEST_ARGS)
 
 ctest: build
 	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -j2

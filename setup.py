@@ -16,7 +16,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(r"VERSION (\d+\.\d+\.\d+)", (ROOT / "CMakeLists.txt").read_text().split("project(")[1])[1]
+VERSION = re.search(
+    r"VERSION (\d+\.\d+\.\d+)", (ROOT / "CMakeLists.txt").read_text().split("project(")[1]
+)[1]
 
 
 def installed_torch():
@@ -40,10 +42,14 @@ def cuda_version(torch):
     if nvcc is None and "CUDA_HOME" in os.environ:
         nvcc = shutil.which("nvcc", path=os.path.join(os.environ["CUDA_HOME"], "bin"))
     if torch.version.cuda is not None and nvcc is not None:
-        output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            [nvcc, "--version"], capture_output=True, text=True, check=True
+        ).stdout
         return re.search(r"release (\d+\.\d+)", output)[1]
     if flag("FORCE_CUDA"):
-        missing = "this PyTorch has no CUDA" if nvcc else "nvcc was not found (CUDA Toolkit, CUDA_HOME)"
+        missing = (
+            "this PyTorch has no CUDA" if nvcc else "nvcc was not found (CUDA Toolkit, CUDA_HOME)"
+        )
         sys.exit(f"torch_ext: FORCE_CUDA=1, but {missing}.")
     return None
 
@@ -85,7 +91,7 @@ class CMakeBuild(build_ext):
         package = (ROOT if self.inplace else Path(self.build_lib).resolve()) / "torch_ext"
         environment = dict(os.environ, PATH=self.search_path())
         for arguments in self.steps(torch, package):
-            if subprocess.run([cmake, *arguments], env=environment).returncode != 0:
+            if subprocess.run([cmake, *arguments], env=environment, check=False).returncode != 0:
                 sys.exit(f"torch_ext: `cmake {arguments[0]}` failed; its message is above.")
 
     def steps(self, torch, package):

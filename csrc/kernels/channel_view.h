@@ -15,9 +15,7 @@ struct ChannelView {
   int64_t channels;
   int64_t inner;
 
-  constexpr int64_t numel() const {
-    return outer * channels * inner;
-  }
+  constexpr int64_t numel() const { return outer * channels * inner; }
 };
 
 }  // namespace torch_ext

@@ -1,9 +1,9 @@
-// PReLU of one element: the only place where its formulas stand. The CPU's vectors, the scalar tails,
-// the CUDA kernels and the tests all run these lines. Knows no memory, threads or devices.
+// PReLU of one element: the only place where its formulas stand. The CPU's vectors, the scalar
+// tails, the CUDA kernels and the tests all run these lines. Knows no memory, threads or devices.
 //
 // He et al., "Delving Deep into Rectifiers" (arXiv:1502.01852), equations 1, 9 and 10, with the
-// conventions of torch.nn.PReLU: zero and NaN belong to the slope's side, and both sides are chosen by
-// a select, so that an infinite slope or gradient never leaks into the side that does not use it.
+// conventions of torch.nn.PReLU: zero and NaN belong to the slope's side, and sides are chosen by a
+// select, so that an infinite slope or gradient never leaks into the side that does not use it.
 #pragma once
 
 namespace torch_ext::math {

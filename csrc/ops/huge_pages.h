@@ -5,8 +5,8 @@
 
 namespace torch_ext {
 
-// Asks the system for huge pages under a new CPU tensor that nobody has written to yet, if it is large
-// enough to gain by it. A hint: never fails, never changes a value.
+// Asks the system for huge pages under a new CPU tensor that nobody has written to yet, if it is
+// large enough to gain by it. A hint: never fails, never changes a value.
 void advise_huge_pages(const at::Tensor& fresh);
 
 }  // namespace torch_ext

@@ -48,7 +48,8 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward(
 }
 
 TORCH_LIBRARY(torch_ext, m) {
-  // flexible_layout: every kernel takes any strides, so a compiler need not insert copies to keep them.
+  // flexible_layout: every kernel takes any strides, so a compiler need not insert copies to keep
+  // them.
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag, at::Tag::flexible_layout};
   m.def("prelu(Tensor input, Tensor weight) -> Tensor", tags);
   m.def(

@@ -22,7 +22,8 @@ bool is_mixed_pair(at::ScalarType input, at::ScalarType weight) {
 }
 
 void check_defined(const at::Tensor& tensor, const char* argument) {
-  TORCH_CHECK(tensor.defined(), "prelu: Expected `", argument, "` to be a tensor, but it is undefined");
+  TORCH_CHECK(
+      tensor.defined(), "prelu: Expected `", argument, "` to be a tensor, but it is undefined");
 }
 
 void check_dtypes(const at::Tensor& input, const at::Tensor& weight) {
@@ -53,8 +54,8 @@ ChannelView fold(const at::Tensor& dense, int64_t channels) {
   if (channels == 1) {
     return {1, 1, dense.numel()};
   }
-  // A dimension lies outside the channels when its stride is larger. Size-1 dimensions, whose strides
-  // mean nothing, contribute a factor of 1 wherever they fall.
+  // A dimension lies outside the channels when its stride is larger. Size-1 dimensions, whose
+  // strides mean nothing, contribute a factor of 1 wherever they fall.
   ChannelView view{1, channels, 1};
   for (int64_t d = 0; d < dense.dim(); ++d) {
     if (d != 1) {

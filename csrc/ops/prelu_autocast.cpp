@@ -1,5 +1,5 @@
-// Mixed-precision policy: the input is cast like stock's, so the output has stock's dtype; a float32
-// weight stays float32, so its gradient never passes through 16 bits. Knows no kernel.
+// Mixed-precision policy: the input is cast like stock's, so the output has stock's dtype; a
+// float32 weight stays float32, so its gradient never passes through 16 bits. Knows no kernel.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 #include <torch_ext/prelu.h>

@@ -13,8 +13,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// A torch::autograd::Function raises under torch.func's transforms and has no forward-mode rule; the
-// composites have both.
+// A torch::autograd::Function raises under torch.func's transforms and has no forward-mode rule;
+// the composites have both.
 bool needs_composite(at::ArrayRef<at::Tensor> tensors) {
   if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {
     return true;
@@ -27,9 +27,11 @@ bool needs_composite(at::ArrayRef<at::Tensor> tensors) {
 // Undefined tensors are left to the kernels, whose checks name the argument.
 bool needs_graph(at::ArrayRef<at::Tensor> tensors) {
   return at::GradMode::is_enabled() &&
-      std::any_of(
-             tensors.begin(), tensors.end(), [](const at::Tensor& t) { return t.requires_grad(); }) &&
-      std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) { return t.defined(); });
+         std::any_of(
+             tensors.begin(), tensors.end(),
+             [](const at::Tensor& t) { return t.requires_grad(); }) &&
+         std::all_of(
+             tensors.begin(), tensors.end(), [](const at::Tensor& t) { return t.defined(); });
 }
 
 struct PreluBackward : public torch::autograd::Function<PreluBackward> {

@@ -30,8 +30,9 @@ at::Tensor along_channels(const at::Tensor& weight, int64_t dim) {
 }
 
 // 1 or the slope, per element. `x * local_slope` is the definition of PReLU in a form whose
-// derivatives by PyTorch's own rules keep the contract: x * 1 and g * 1 are exact to the sign of zero,
-// and the weight's share of g * x passes through a select, never through a multiplication by 0.
+// derivatives by PyTorch's own rules keep the contract: x * 1 and g * 1 are exact to the sign of
+// zero, and the weight's share of g * x passes through a select, never through a multiplication by
+// 0.
 at::Tensor local_slope(const at::Tensor& input, const at::Tensor& weight) {
   return at::where(input > 0, 1, along_channels(weight.to(acc_dtype(input)), input.dim()));
 }
@@ -67,8 +68,7 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
     grad_input = (g * local_slope(input, weight)).to(input.scalar_type());
   }
   if (output_mask[1]) {
-    grad_weight =
-        sum_to_weight(keep_non_positive(input, input.to(acc_dtype(input)) * g), weight);
+    grad_weight = sum_to_weight(keep_non_positive(input, input.to(acc_dtype(input)) * g), weight);
   }
   return {grad_input, grad_weight};
 }
@@ -111,7 +111,7 @@ std::array<at::Tensor, 3> prelu_double_backward(
 bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
   const auto is_ours = [](const at::Tensor& t) {
     return t.defined() && t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested() &&
-        (t.is_cpu() || t.is_cuda() || t.is_meta());
+           (t.is_cpu() || t.is_cuda() || t.is_meta());
   };
   return !is_ours(input) || !is_ours(weight);
 }

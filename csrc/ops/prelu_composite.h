@@ -18,8 +18,8 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
     const at::Tensor& weight,
     std::array<bool, 2> output_mask);
 
-// Derivatives of prelu_backward in its three tensors, given the gradients of its two results (either
-// may be undefined). `wanted` as in output_mask.
+// Derivatives of prelu_backward in its three tensors, given the gradients of its two results
+// (either may be undefined). `wanted` as in output_mask.
 std::array<at::Tensor, 3> prelu_double_backward(
     const at::Tensor& grad_grad_input,
     const at::Tensor& grad_grad_weight,

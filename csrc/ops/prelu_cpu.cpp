@@ -60,7 +60,9 @@ void forward(const PreluArgs& args, const at::Tensor& output) {
 // Either gradient may be undefined: it is then not computed.
 template <typename scalar_t, typename weight_t>
 void backward(
-    const PreluArgs& args, const at::Tensor& grad_output, const at::Tensor& grad_input,
+    const PreluArgs& args,
+    const at::Tensor& grad_output,
+    const at::Tensor& grad_input,
     const at::Tensor& grad_weight) {
   using acc_t = acc_type<scalar_t>;
   const cpu::ChannelTasks tasks(args.view(), grad_weight.defined());
@@ -94,10 +96,9 @@ at::Tensor prelu_cpu(const at::Tensor& input, const at::Tensor& weight) {
   const PreluArgs args(input, weight, "prelu_cpu");
   at::Tensor output = new_output(args.input());
   if (output.numel() > 0) {
-    dispatch_prelu_types(
-        input.scalar_type(), weight.scalar_type(), [&](auto scalar, auto slope) {
-          forward<typename decltype(scalar)::type, typename decltype(slope)::type>(args, output);
-        });
+    dispatch_prelu_types(input.scalar_type(), weight.scalar_type(), [&](auto scalar, auto slope) {
+      forward<typename decltype(scalar)::type, typename decltype(slope)::type>(args, output);
+    });
   }
   return output;
 }
@@ -121,11 +122,10 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_cpu(
       grad_weight.zero_();
     }
   } else if (output_mask[0] || output_mask[1]) {
-    dispatch_prelu_types(
-        input.scalar_type(), weight.scalar_type(), [&](auto scalar, auto slope) {
-          backward<typename decltype(scalar)::type, typename decltype(slope)::type>(
-              args, matching_grad_output, grad_input, grad_weight);
-        });
+    dispatch_prelu_types(input.scalar_type(), weight.scalar_type(), [&](auto scalar, auto slope) {
+      backward<typename decltype(scalar)::type, typename decltype(slope)::type>(
+          args, matching_grad_output, grad_input, grad_weight);
+    });
   }
   return {grad_input, grad_weight};
 }

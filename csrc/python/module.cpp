@@ -1,5 +1,5 @@
-// torch_ext._C: build information and tuning knobs. The operators are not here: they are PyTorch's to
-// dispatch, and libtorch_ext carries them without Python.
+// torch_ext._C: build information and tuning knobs. The operators are not here: they are PyTorch's
+// to dispatch, and libtorch_ext carries them without Python.
 #include <pybind11/pybind11.h>
 
 #include "ops/build_info.h"
@@ -9,7 +9,8 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def(
-      "build_info", [] { return py::module_::import("json").attr("loads")(torch_ext::build_info()); },
+      "build_info",
+      [] { return py::module_::import("json").attr("loads")(torch_ext::build_info()); },
       "What the library was built from and for.");
   m.def(
       "huge_pages", [] { return torch_ext::knobs().huge_pages.load(); },

@@ -78,14 +78,15 @@ TEST(ChannelTasks, VisitEveryElementOnceForRandomSizes) {
   for (int i = 0; i < 200; ++i) {
     const int64_t inner = up_to(i % 2 == 0 ? 80 : 40000);
     const int64_t channels = up_to(std::max<int64_t>(1, std::min<int64_t>(3000, 300000 / inner)));
-    expect_sound({up_to(std::max<int64_t>(1, 300000 / inner / channels)), channels, inner}, i % 3 != 0);
+    expect_sound(
+        {up_to(std::max<int64_t>(1, 300000 / inner / channels)), channels, inner}, i % 3 != 0);
   }
 }
 
 // The memory that partial sums take, in elements of the input.
 TEST(ChannelTasks, KeepPartialSumsFew) {
   const std::vector<ChannelView> views{
-      {64, 256, 196}, {64, 512, 49},   {12544, 256, 1},  {401408, 24, 1}, {1, 1, 1 << 24},
+      {64, 256, 196},   {64, 512, 49},   {12544, 256, 1}, {401408, 24, 1}, {1, 1, 1 << 24},
       {128, 64, 12544}, {1 << 20, 3, 1}, {4096, 1000, 1}, {2, 32, 884736}, {128, 512, 64}};
   for (const ChannelView& view : views) {
     const ChannelTasks tasks(view, true);
@@ -98,7 +99,8 @@ TEST(ChannelTasks, KeepPartialSumsFew) {
 static_assert([] {
   const ChannelTasks tasks({int64_t{1} << 20, 4096, 4096}, true);
   const Task last = tasks[tasks.size() - 1];
-  return last.rows.last == int64_t{1} << 20 && last.channels.last == 4096 && last.inner.last == 4096;
+  return last.rows.last == int64_t{1} << 20 && last.channels.last == 4096 &&
+         last.inner.last == 4096;
 }());
 static_assert([] {
   const ChannelTasks tasks({1, 1, int64_t{1} << 33}, true);

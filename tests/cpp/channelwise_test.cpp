@@ -1,5 +1,5 @@
-// The CPU kernels on plain memory, for every instruction set that this machine has: all lengths around
-// the vector's, all misalignments, guard elements around each result, tasks in any order.
+// The CPU kernels on plain memory, for every instruction set that this machine has: all lengths
+// around the vector's, all misalignments, guard elements around each result, tasks in any order.
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 #include <gtest/gtest.h>
@@ -23,8 +23,12 @@ struct Types {
   using acc_t = std::conditional_t<std::is_same_v<scalar, double>, double, float>;
 };
 using AllTypes = testing::Types<
-    Types<double, double>, Types<float, float>, Types<c10::Half, c10::Half>,
-    Types<c10::Half, float>, Types<c10::BFloat16, c10::BFloat16>, Types<c10::BFloat16, float>>;
+    Types<double, double>,
+    Types<float, float>,
+    Types<c10::Half, c10::Half>,
+    Types<c10::Half, float>,
+    Types<c10::BFloat16, c10::BFloat16>,
+    Types<c10::BFloat16, float>>;
 
 template <typename scalar_t, typename weight_t>
 std::vector<std::pair<const char*, const PreluKernels<scalar_t, weight_t>*>> kernel_sets() {
@@ -53,7 +57,7 @@ class Guarded {
   T& operator[](int64_t i) { return data()[i]; }
   bool guards_intact() const {
     return std::all_of(storage_.begin(), storage_.begin() + offset_, is_sentinel) &&
-        std::all_of(storage_.begin() + offset_ + size_, storage_.end(), is_sentinel);
+           std::all_of(storage_.begin() + offset_ + size_, storage_.end(), is_sentinel);
   }
 
  private:
@@ -87,15 +91,19 @@ class Channelwise : public testing::Test {
   }
 
   void check_on(
-      const PreluKernels<scalar_t, weight_t>& kernels, const ChannelView& view, int64_t offset,
-      bool wants_input, bool wants_weight) {
+      const PreluKernels<scalar_t, weight_t>& kernels,
+      const ChannelView& view,
+      int64_t offset,
+      bool wants_input,
+      bool wants_weight) {
     const int64_t n = view.numel();
     Guarded<scalar_t> input(n, offset), grad_output(n, (offset + 3) % 16), output(n, offset / 2),
         grad_input(n, (offset * 5) % 16);
     Guarded<weight_t> weight(view.channels, offset), grad_weight(view.channels, offset);
     std::vector<double> sums(view.channels), expected_output(n), expected_grad(n);
     for (int64_t c = 0; c < view.channels; ++c) {
-      weight[c] = static_cast<weight_t>(static_cast<float>(1 << (c % 3)) * (c % 2 == 0 ? -0.5f : 0.25f));
+      weight[c] =
+          static_cast<weight_t>(static_cast<float>(1 << (c % 3)) * (c % 2 == 0 ? -0.5f : 0.25f));
     }
     int64_t positive = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -122,7 +130,9 @@ class Channelwise : public testing::Test {
     const ChannelwiseOperands<scalar_t, weight_t, 1> forward{
         {input.data()}, weight.data(), output.data()};
     const ChannelwiseOperands<scalar_t, weight_t, 2> backward{
-        {grad_output.data(), input.data()}, weight.data(), wants_input ? grad_input.data() : nullptr};
+        {grad_output.data(), input.data()},
+        weight.data(),
+        wants_input ? grad_input.data() : nullptr};
     const ChannelSums<acc_t, weight_t> channel_sums{
         wants_weight && tasks.splits() > 1 ? partial.data() : nullptr,
         wants_weight ? grad_weight.data() : nullptr, view.channels};
@@ -214,7 +224,7 @@ TYPED_TEST(Channelwise, StaysInsideTheErrorBoundOnConstantData) {
     const std::vector<scalar_t> grad_output(view.numel(), static_cast<scalar_t>(1.3f));
     const std::vector<weight_t> weight(view.channels, static_cast<weight_t>(0.25f));
     const long double term = static_cast<long double>(static_cast<double>(input[0])) *
-        static_cast<long double>(static_cast<double>(grad_output[0]));
+                             static_cast<long double>(static_cast<double>(grad_output[0]));
     const long double exact = term * (view.numel() / view.channels);
     for (const auto& [capability, kernels] : kernel_sets<scalar_t, weight_t>()) {
       const ChannelTasks tasks(view, true);
@@ -233,7 +243,8 @@ TYPED_TEST(Channelwise, StaysInsideTheErrorBoundOnConstantData) {
         if (std::is_same_v<weight_t, c10::Half>) {
           EXPECT_TRUE(std::isinf(static_cast<float>(value)));  // far beyond 65504
         } else {
-          const long double error = std::fabs(static_cast<long double>(static_cast<double>(value)) - exact);
+          const long double error =
+              std::fabs(static_cast<long double>(static_cast<double>(value)) - exact);
           EXPECT_LE(error, (16 * u + digits) * std::fabs(exact)) << capability << ' ' << view.inner;
         }
       }

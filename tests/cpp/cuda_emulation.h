@@ -67,7 +67,9 @@ struct uint4 {
   unsigned x, y, z, w;
 };
 
-inline void __syncthreads() { cuda_emulation::barrier->arrive_and_wait(); }
+inline void __syncthreads() {
+  cuda_emulation::barrier->arrive_and_wait();
+}
 
 namespace torch_ext::cuda {
 

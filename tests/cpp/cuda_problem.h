@@ -36,7 +36,7 @@ class Storage {
  public:
   Storage(int64_t size, int offset) : size_(size), offset_(offset) {
     const size_t bytes = (size + offset) * sizeof(T);
-    memory_.reset(static_cast<T*>(::operator new (bytes, std::align_val_t{16})));
+    memory_.reset(static_cast<T*>(::operator new(bytes, std::align_val_t{16})));
     std::memset(static_cast<void*>(memory_.get()), kFill, bytes);
   }
   T* data() { return memory_.get() + offset_; }
@@ -55,7 +55,7 @@ class Storage {
  private:
   static constexpr unsigned char kFill = 0x7F;
   struct Free {
-    void operator()(T* memory) const { ::operator delete (memory, std::align_val_t{16}); }
+    void operator()(T* memory) const { ::operator delete(memory, std::align_val_t{16}); }
   };
   int64_t size_;
   int offset_;

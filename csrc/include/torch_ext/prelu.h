@@ -3,7 +3,7 @@
 //   #include <torch_ext/prelu.h>
 //   at::Tensor output = torch_ext::prelu(input, weight);   // differentiable in both arguments
 //
-// Shapes   input (), (S) or (N, C, *); weight () or (1) for one slope, (C) for one per channel, with
+// Shapes   input (), (S) or (N, C, *); weight () or (1) for one slope, or (C) for one per channel,
 //          C = input.size(1).
 // Dtypes   float64, float32, float16, bfloat16, the same for both; or a 16-bit input with a float32
 //          weight, whose output is 16-bit and whose weight gradient is float32.
@@ -19,22 +19,24 @@
 
 namespace torch_ext {
 
-// input > 0 ? input : weight * input, elementwise; a result of input's shape, dtype and memory format.
+// input > 0 ? input : weight * input, elementwise, in input's shape, dtype and memory format.
 TORCH_EXT_API at::Tensor prelu(const at::Tensor& input, const at::Tensor& weight);
 
 // Both gradients in one pass over grad_output and input:
 //   grad_input  = input > 0 ? grad_output : weight * grad_output        (input's shape and dtype)
 //   grad_weight = sum over the elements of each slope of
 //                 input > 0 ? 0 : input * grad_output                   (weight's shape and dtype)
-// grad_output has input's shape, dtype and device, and any strides. output_mask says which of the two
-// are wanted; the other one is an undefined tensor and costs nothing. Differentiable in all three tensors.
+// grad_output has input's shape, dtype and device, and any strides. output_mask says which of the
+// two are wanted; the other one is an undefined tensor and costs nothing. Differentiable in all
+// three tensors.
 TORCH_EXT_API std::tuple<at::Tensor, at::Tensor> prelu_backward(
     const at::Tensor& grad_output,
     const at::Tensor& input,
     const at::Tensor& weight,
     std::array<bool, 2> output_mask);
 
-// "0.1.0+pt2.15cu130": version, torch minor and CUDA version ("cpu" without) that this library was built for.
+// "0.1.0+pt2.15cu130": this library's version, the torch and the CUDA ("cpu": none) it was built
+// for.
 TORCH_EXT_API const char* version();
 
 }  // namespace torch_ext

@@ -1,5 +1,5 @@
-// How a dense tensor is cut into tasks for the CPU walkers: a pure function of its sizes, never of the
-// number of threads, so that sums have the same bits whoever runs which task. Knows no threads.
+// How a dense tensor is cut into tasks for the CPU walkers: a pure function of its sizes, never of
+// the number of threads, so that sums have the same bits whoever runs which task. Knows no threads.
 #pragma once
 
 #include <algorithm>
@@ -31,13 +31,13 @@ struct Task {
 };
 
 namespace tuning {
-inline constexpr int64_t kTaskElements = 32768;   // smallest task worth handing to a thread
-inline constexpr int64_t kMaxTasks = 256;         // larger tensors get larger tasks, not more
-inline constexpr int64_t kMinPlane = 64;          // shorter runs are walked as columns
-inline constexpr int64_t kMaxPlaneChannels = 128; // running sums a planes task keeps at hand
-inline constexpr int64_t kMinChunk = 4096;        // neighbours to touch before jumping to the next row
-inline constexpr int64_t kMaxColumns = 1024;      // slopes and sums a columns task keeps in L1
-inline constexpr int64_t kColumnAlignment = 16;   // lanes of the widest step
+inline constexpr int64_t kTaskElements = 32768;    // smallest task worth handing to a thread
+inline constexpr int64_t kMaxTasks = 256;          // larger tensors get larger tasks, not more
+inline constexpr int64_t kMinPlane = 64;           // shorter runs are walked as columns
+inline constexpr int64_t kMaxPlaneChannels = 128;  // running sums a planes task keeps at hand
+inline constexpr int64_t kMinChunk = 4096;    // neighbours to touch before jumping to the next row
+inline constexpr int64_t kMaxColumns = 1024;  // slopes and sums a columns task keeps in L1
+inline constexpr int64_t kColumnAlignment = 16;  // lanes of the widest step
 }  // namespace tuning
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
@@ -76,8 +76,8 @@ class ChannelTasks {
     return ceil_div(tuning::kTaskElements, ceil_div(view_.numel(), size()));
   }
 
-  // Elements from one row to the next. The last row of a columns walk may be shorter: rows of narrow
-  // tensors are joined, and what is left over is a beginning of one.
+  // Elements from one row to the next. The last row of a columns walk may be shorter: rows of
+  // narrow tensors are joined, and what is left over is a beginning of one.
   constexpr int64_t row_size() const { return joined_ * view_.channels * view_.inner; }
   constexpr int64_t joined() const { return joined_; }
 
@@ -86,10 +86,8 @@ class ChannelTasks {
     const int64_t channel = index / inner_blocks_ % channel_blocks_;
     const int64_t row = index / inner_blocks_ / channel_blocks_;
     return {
-        block(row, row_block_, rows_),
-        block(channel, channel_block_, view_.channels),
-        block(inner, inner_block_, view_.inner),
-        row * inner_blocks_ + inner};
+        block(row, row_block_, rows_), block(channel, channel_block_, view_.channels),
+        block(inner, inner_block_, view_.inner), row * inner_blocks_ + inner};
   }
 
  private:
@@ -117,13 +115,12 @@ class ChannelTasks {
       row_block_ = even_block(rows_, target / (channel_block_ * view_.inner));
       return;
     }
-    // Few channels and many rows to a task: partial sums stay few. But enough channels that each row
-    // is touched in one long piece.
+    // Few channels and many rows to a task: partial sums stay few. But enough channels that each
+    // row is touched in one long piece.
     const int64_t chunk = std::min(view_.channels, ceil_div(tuning::kMinChunk, view_.inner));
     row_block_ = even_block(rows_, target / (chunk * view_.inner));
     const int64_t channels = std::max(chunk, target / (row_block_ * view_.inner));
-    channel_block_ =
-        even_block(view_.channels, std::min(channels, tuning::kMaxPlaneChannels));
+    channel_block_ = even_block(view_.channels, std::min(channels, tuning::kMaxPlaneChannels));
   }
 
   constexpr void plan_columns() {

@@ -1,6 +1,6 @@
-// SIMD registers as the walkers see them: `Lanes` loads a step of stored elements (16 bit or wider) as
-// vectors of the type that arithmetic runs in, and stores them rounded. Instruction set: CPU_CAPABILITY,
-// for which this header is compiled.
+// SIMD registers as the walkers see them: `Lanes` loads a step of stored elements (16 bit or wider)
+// as vectors of the type that arithmetic runs in, and stores them rounded. Instruction set:
+// CPU_CAPABILITY, for which this header is compiled.
 #pragma once
 
 #include <ATen/cpu/vec/functional.h>
@@ -51,7 +51,9 @@ struct Lanes {
     return widen(Vectorized<scalar_t>::loadu(from, count));
   }
   C10_ALWAYS_INLINE void store(scalar_t* to) const { narrow().store(to); }
-  C10_ALWAYS_INLINE void store(scalar_t* to, int64_t count) const { narrow().store(to, static_cast<int>(count)); }
+  C10_ALWAYS_INLINE void store(scalar_t* to, int64_t count) const {
+    narrow().store(to, static_cast<int>(count));
+  }
 
  private:
   C10_ALWAYS_INLINE static Lanes widen(const Vectorized<scalar_t>& stored) {

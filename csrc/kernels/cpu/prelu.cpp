@@ -37,35 +37,28 @@ struct Backward {
   }
 };
 
-template <typename Op, typename scalar_t, typename weight_t>
-void run(
-    const ChannelTasks& tasks, int64_t first, int64_t last,
-    const ChannelwiseOperands<scalar_t, weight_t, Op::kInputs>& operands,
-    const ChannelSums<acc_type<scalar_t>, weight_t>& sums) {
-  const Walker<Op, scalar_t, weight_t> walker(tasks, operands, sums);
-  for (int64_t task = first; task < last; ++task) {
-    walker.run(tasks[task]);
-  }
-}
-
 template <typename scalar_t, typename weight_t>
 void forward(
-    const ChannelTasks& tasks, int64_t first, int64_t last,
+    const ChannelTasks& tasks,
+    int64_t first,
+    int64_t last,
     const ChannelwiseOperands<scalar_t, weight_t, 1>& operands) {
-  run<Forward, scalar_t, weight_t>(tasks, first, last, operands, {});
+  run_tasks<Forward, scalar_t, weight_t>(tasks, first, last, operands, {});
 }
 
 template <typename scalar_t, typename weight_t>
 void backward(
-    const ChannelTasks& tasks, int64_t first, int64_t last,
+    const ChannelTasks& tasks,
+    int64_t first,
+    int64_t last,
     const ChannelwiseOperands<scalar_t, weight_t, 2>& operands,
     const ChannelSums<acc_type<scalar_t>, weight_t>& sums) {
   if (sums.result == nullptr) {
-    run<Backward<true, false>, scalar_t, weight_t>(tasks, first, last, operands, sums);
+    run_tasks<Backward<true, false>, scalar_t, weight_t>(tasks, first, last, operands, sums);
   } else if (operands.output == nullptr) {
-    run<Backward<false, true>, scalar_t, weight_t>(tasks, first, last, operands, sums);
+    run_tasks<Backward<false, true>, scalar_t, weight_t>(tasks, first, last, operands, sums);
   } else {
-    run<Backward<true, true>, scalar_t, weight_t>(tasks, first, last, operands, sums);
+    run_tasks<Backward<true, true>, scalar_t, weight_t>(tasks, first, last, operands, sums);
   }
 }
 

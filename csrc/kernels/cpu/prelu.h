@@ -18,8 +18,8 @@ struct ChannelwiseOperands {
   scalar_t* output;  // null where nothing is mapped
 };
 
-// Where a task leaves its channels' sums: in its row of partial sums or, if each channel has only one,
-// rounded in the result.
+// Where a task leaves its channels' sums: in its row of partial sums or, if each channel has only
+// one, rounded in the result.
 template <typename acc_t, typename weight_t>
 struct ChannelSums {
   WideSum<acc_t>* partial;  // (splits, channels), or null
@@ -52,22 +52,26 @@ struct PreluKernels {
 
   // Tasks first ... last - 1 of output = prelu(input, weight). inputs: {input}
   void (*forward)(
-      const ChannelTasks& tasks, int64_t first, int64_t last,
+      const ChannelTasks& tasks,
+      int64_t first,
+      int64_t last,
       const ChannelwiseOperands<scalar_t, weight_t, 1>& operands);
 
   // The same of prelu_backward. inputs: {grad_output, input}; output: grad_input or null;
   // sums: grad_weight, or nulls.
   void (*backward)(
-      const ChannelTasks& tasks, int64_t first, int64_t last,
+      const ChannelTasks& tasks,
+      int64_t first,
+      int64_t last,
       const ChannelwiseOperands<scalar_t, weight_t, 2>& operands,
       const ChannelSums<acc_t, weight_t>& sums);
 };
 
 // Compiled once for each of the namespaces that the build names; see prelu.cpp.
-#define TORCH_EXT_DECLARE_PRELU_KERNELS(CAPABILITY)                \
-  namespace CAPABILITY {                                           \
-  template <typename scalar_t, typename weight_t>                  \
-  const PreluKernels<scalar_t, weight_t>& prelu_kernels();         \
+#define TORCH_EXT_DECLARE_PRELU_KERNELS(CAPABILITY)        \
+  namespace CAPABILITY {                                   \
+  template <typename scalar_t, typename weight_t>          \
+  const PreluKernels<scalar_t, weight_t>& prelu_kernels(); \
   }
 TORCH_EXT_DECLARE_PRELU_KERNELS(DEFAULT)
 TORCH_EXT_DECLARE_PRELU_KERNELS(AVX2)

@@ -1,9 +1,9 @@
-// Sums of many terms. Vectors add short chains (at most kChain terms) in the data's own precision and
-// hand them on to a wider sum, so that the error does not grow with the number of terms:
+// Sums of many terms. Vectors add short chains (at most kChain terms) in the data's own precision
+// and hand them on to a wider sum, so that the error does not grow with the number of terms:
 //   float terms   -> double
-//   double terms  -> a pair of doubles (Knuth's TwoSum), whose second one carries what the first lost
-// A non-finite term gives what the plain IEEE sum gives: the correction is dropped where the sum is not finite.
-// Knows no memory layout and no SIMD.
+//   double terms  -> a pair of doubles (Knuth's TwoSum); the second carries what the first lost
+// A non-finite term gives what the plain IEEE sum gives: the correction is dropped where the sum is
+// not finite. Knows no memory layout and no SIMD.
 #pragma once
 
 #include <cmath>

@@ -1,0 +1,100 @@
+// Walks long runs of one slope: the slope stays in a register, sums of a run in a few more. Owns
+// loads, tails and the order of sums; knows neither the operation nor threads.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "kernels/cpu/channel_tasks.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/steps.h"
+
+namespace torch_ext::cpu::CPU_CAPABILITY {
+
+template <typename Op, typename scalar_t, typename weight_t>
+class PlanesWalker {
+ public:
+  using Steps = StepsOf<Op, scalar_t, weight_t>;
+  using Step = typename Steps::Step;
+  using acc_t = typename Steps::acc_t;
+  using Vec = typename Steps::Vec;
+  using Chain = typename Steps::Chain;
+  using Operands = typename Steps::Operands;
+  using Sums = ChannelSums<acc_t, weight_t>;
+  static constexpr int kVectors = Steps::kVectors;
+  static constexpr int kGroup = Steps::kGroup;
+
+  PlanesWalker(const ChannelTasks& tasks, const Operands& operands, const Sums& sums)
+      : tasks_(tasks), operands_(operands), sums_(sums) {}
+
+  void run(const Task& task) const {
+    const ChannelView& view = tasks_.view();
+    Scratch<WideLanes<acc_t>, tuning::kMaxPlaneChannels> sums(Op::kSums ? task.channels.size() : 0);
+    for (int64_t row = task.rows.first; row < task.rows.last; ++row) {
+      for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
+        const int64_t at = (row * view.channels + c) * view.inner + task.inner.first;
+        const Chain slope = Steps::broadcast(static_cast<acc_t>(operands_.weight[c]));
+        run_of(
+            Steps::advanced(operands_, at), task.inner.size(), slope,
+            sums[c - task.channels.first]);
+      }
+    }
+    if constexpr (Op::kSums) {
+      for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
+        sums_.put(task.split, c, total(sums[c - task.channels.first]));
+      }
+    }
+  }
+
+ private:
+  // Neighbours that share a slope.
+  static void run_of(
+      const Operands& start, int64_t count, const Chain& slope, WideLanes<acc_t>& sum) {
+    Operands at = start;
+    int64_t left = count;
+    std::array<Chain, kGroup> slopes;
+    slopes.fill(slope);
+    while (left >= kGroup * Step::kSize) {
+      std::array<Chain, kGroup> chains;
+      chains.fill(Steps::zeros());
+      const int64_t rounds = std::min<int64_t>(Steps::kRounds, left / (kGroup * Step::kSize));
+      for (int64_t round = 0; round < rounds; ++round) {
+        Steps::template steps<kGroup>(Steps::template neighbours<kGroup>(at), slopes, chains);
+        at = Steps::advanced(at, kGroup * Step::kSize);
+      }
+      left -= rounds * kGroup * Step::kSize;
+      add(chains, sum);
+    }
+    std::array<Chain, 1> chain{Steps::zeros()};
+    for (; left >= Step::kSize; left -= Step::kSize) {
+      Steps::step(at, slope, chain[0]);
+      at = Steps::advanced(at, Step::kSize);
+    }
+    if (left > 0) {
+      count >= Step::kSize
+          ? Steps::overlapping_step(Steps::advanced(at, left - Step::kSize), left, slope, chain[0])
+          : Steps::short_step(at, left, slope, chain[0]);
+    }
+    add(chain, sum);
+  }
+
+  template <size_t kChains>
+  C10_ALWAYS_INLINE static void add(
+      const std::array<Chain, kChains>& chains, WideLanes<acc_t>& sum) {
+    if constexpr (Op::kSums) {
+      const Chain lanes = Steps::tree(chains);
+      if constexpr (kVectors == 2) {
+        sum.add(lanes[0] + lanes[1]);
+      } else {
+        sum.add(lanes[0]);
+      }
+    }
+  }
+
+  const ChannelTasks& tasks_;
+  const Operands& operands_;
+  const Sums& sums_;
+};
+
+}  // namespace torch_ext::cpu::CPU_CAPABILITY

@@ -1,0 +1,150 @@
+// One step of elements, and groups of steps: load, run the operation, store, add terms. The
+// operation is an argument; an Op has
+//   kInputs        how many tensors of the task's layout it reads
+//   kMaps, kSums   what it produces
+//   map(in, w)     the output of one vector of elements, from in[kInputs] and their slopes
+//   term(in)       what each element adds to its channel's sum
+// Knows no layout.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/prelu.h"
+
+namespace torch_ext::cpu::CPU_CAPABILITY {
+
+// Everything is inlined into the walkers' loops, which so keep their pointers in registers: a SIMD
+// store may alias anything that lives in memory.
+template <typename Op, typename scalar_t, typename weight_t>
+struct StepsOf {
+  using Step = Lanes<scalar_t>;
+  using acc_t = typename Step::acc_t;
+  using Vec = typename Step::Vec;
+  using Operands = ChannelwiseOperands<scalar_t, weight_t, Op::kInputs>;
+  using Inputs = std::array<Step, Op::kInputs>;
+  static constexpr int kVectors = Step::kVectors;
+  using Chain = std::array<Vec, kVectors>;
+
+  // A sum's chain is as long as accuracy allows; without sums it only bounds the loop.
+  static constexpr int64_t kRounds = Op::kSums ? kChain : INT64_MAX;
+  // Steps taken together: as many as registers hold.
+  static constexpr int kGroup = 4 / kVectors;
+
+  C10_ALWAYS_INLINE static Operands advanced(Operands from, int64_t elements) {
+    for (const scalar_t*& input : from.inputs) {
+      input += elements;
+    }
+    if constexpr (Op::kMaps) {
+      from.output += elements;
+    }
+    return from;
+  }
+
+  // Steps at several places, with the slopes and chains of each. All loads come before the first
+  // store: a load that follows a store with the same last 12 address bits would have to wait for
+  // it.
+  template <size_t kSteps>
+  C10_ALWAYS_INLINE static void steps(
+      const std::array<Operands, kSteps>& at,
+      const std::array<Chain, kSteps>& slopes,
+      std::array<Chain, kSteps>& chains) {
+    std::array<Inputs, kSteps> in;
+    for (size_t s = 0; s < kSteps; ++s) {
+      for (int i = 0; i < Op::kInputs; ++i) {
+        in[s][i] = Step::load(at[s].inputs[i]);
+      }
+    }
+    std::array<Step, kSteps> out;
+    for (size_t s = 0; s < kSteps; ++s) {
+      combine(in[s], slopes[s], out[s], chains[s]);
+    }
+    if constexpr (Op::kMaps) {
+      for (size_t s = 0; s < kSteps; ++s) {
+        out[s].store(at[s].output);
+      }
+    }
+  }
+
+  C10_ALWAYS_INLINE static void step(const Operands& at, const Chain& slopes, Chain& chain) {
+    std::array<Chain, 1> chains{chain};
+    steps<1>({at}, {slopes}, chains);
+    chain = chains[0];
+  }
+
+  template <size_t kSteps>
+  C10_ALWAYS_INLINE static std::array<Operands, kSteps> neighbours(const Operands& first) {
+    std::array<Operands, kSteps> at;
+    for (size_t s = 0; s < kSteps; ++s) {
+      at[s] = advanced(first, s * Step::kSize);
+    }
+    return at;
+  }
+
+  // Fewer elements than a step has. Absent ones read as 0, whose term is 0.
+  static void short_step(const Operands& from, int64_t count, const Chain& slopes, Chain& chain) {
+    Inputs in;
+    for (int i = 0; i < Op::kInputs; ++i) {
+      in[i] = Step::load(from.inputs[i], count);
+    }
+    Step out;
+    combine(in, slopes, out, chain);
+    if constexpr (Op::kMaps) {
+      out.store(from.output, count);
+    }
+  }
+
+  // A step over the last elements of a run, of which only the last `count` are new: mapping the
+  // others again changes nothing, but their terms must not count twice.
+  C10_ALWAYS_INLINE static void overlapping_step(
+      const Operands& from, int64_t count, const Chain& slopes, Chain& chain) {
+    Chain terms = zeros();
+    step(from, slopes, terms);
+    if constexpr (Op::kSums) {
+      const LastLanes<acc_t, kVectors> last(count);
+      for (int v = 0; v < kVectors; ++v) {
+        chain[v] = chain[v] + last.keep(terms[v], v);
+      }
+    }
+  }
+
+  C10_ALWAYS_INLINE static void combine(
+      const Inputs& in, const Chain& slopes, Step& out, Chain& chain) {
+    for (int v = 0; v < kVectors; ++v) {
+      std::array<Vec, Op::kInputs> values;
+      for (int i = 0; i < Op::kInputs; ++i) {
+        values[i] = in[i].vec[v];
+      }
+      if constexpr (Op::kMaps) {
+        out.vec[v] = Op::map(values, slopes[v]);
+      }
+      if constexpr (Op::kSums) {
+        chain[v] = chain[v] + Op::term(values);
+      }
+    }
+  }
+
+  C10_ALWAYS_INLINE static Chain zeros() { return broadcast(acc_t(0)); }
+
+  C10_ALWAYS_INLINE static Chain broadcast(acc_t value) {
+    Chain chain;
+    chain.fill(Vec(value));
+    return chain;
+  }
+
+  // The sum of 1, 2 or 4 chains.
+  template <size_t kChains>
+  C10_ALWAYS_INLINE static Chain tree(std::array<Chain, kChains> chains) {
+    for (size_t half = kChains / 2; half > 0; half /= 2) {
+      for (size_t i = 0; i < half; ++i) {
+        for (int v = 0; v < kVectors; ++v) {
+          chains[i][v] = chains[i][v] + chains[i + half][v];
+        }
+      }
+    }
+    return chains[0];
+  }
+};
+
+}  // namespace torch_ext::cpu::CPU_CAPABILITY
