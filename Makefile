@@ -12,6 +12,7 @@ VENV ?= .venv/torch-$(TORCH_VERSION)
 BUILD := build/$(notdir $(abspath $(VENV)))
 PY := $(abspath $(VENV))/bin/python
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 export PYTHONPATH := $(CURDIR)
 export TORCH_EXT_BUILD_DIR := $(abspath $(BUILD))
@@ -23,6 +24,9 @@ test: build ctest pytest
 
 demo: build $(VENV)/.demo-ready
 	$(PY) examples/python/demo.py
+
+bench: build
+	$(PY) benchmarks/prelu.py $(BENCH_ARGS)
 
 # Passive: threads that wait must not take the cores from those that compile or compute.
 pytest: build
@@ -43,16 +47,16 @@ environment: $(VENV)/.ready
 
 $(VENV)/.ready: tests/requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -c "import torch, cmake, ninja, pybind11, setuptools, pytest, numpy, hypothesis, expecttest" 2>/dev/null \
-	  || $(PY) -m pip install -q --progress-bar on torch==$(TORCH_VERSION) -r tests/requirements.txt
+	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy" && command -v cmake ninja; } >/dev/null 2>&1 \
+	  || $(PY) -m pip install torch==$(TORCH_VERSION) -r tests/requirements.txt
 	touch $@
 
 # facenet-pytorch pins old versions of what we have newer, hence last and alone.
 $(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
 	$(PY) -c "import sys, importlib.util as u; sys.exit(not u.find_spec('facenet_pytorch'))" || { \
-	  $(PY) -m pip install -q --progress-bar on -r examples/python/requirements.txt \
+	  $(PY) -m pip install -r examples/python/requirements.txt \
 	    "torch==$$($(PY) -c 'import importlib.metadata as m; print(m.version("torch"))')" \
-	  && $(PY) -m pip install -q --no-deps facenet-pytorch==2.6.0; }
+	  && $(PY) -m pip install --no-deps facenet-pytorch==2.6.0; }
 	touch $@
 
 # A C++ compiler and GoogleTest; on Debian and with the rights to, they are installed.
