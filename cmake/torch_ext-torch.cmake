@@ -34,8 +34,10 @@ if(TORCH_EXT_TORCH_ROOT AND NOT TARGET torch_ext_torch)
   target_link_options(torch_ext_torch INTERFACE LINKER:--allow-shlib-undefined)
 
   if(EXISTS ${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cuda.so)
+    # libtorch_cuda is kept although no symbol of it is used: it is what gives a C++ program CUDA tensors.
     add_library(torch_ext_torch_cuda INTERFACE IMPORTED)
-    target_link_libraries(torch_ext_torch_cuda INTERFACE torch_ext_torch
-      ${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cuda.so ${TORCH_EXT_TORCH_ROOT}/lib/libc10_cuda.so)
+    target_link_libraries(torch_ext_torch_cuda INTERFACE torch_ext_torch ${TORCH_EXT_TORCH_ROOT}/lib/libc10_cuda.so)
+    target_link_options(torch_ext_torch_cuda INTERFACE
+      LINKER:--push-state,--no-as-needed,${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cuda.so,--pop-state)
   endif()
 endif()
