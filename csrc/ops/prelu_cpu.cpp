@@ -85,7 +85,7 @@ void backward(
     kernels<scalar_t, weight_t>().backward(tasks, first, last, operands, sums);
   });
   if (sums.partial != nullptr) {
-    const int64_t grain = cpu::ceil_div(cpu::tuning::kTaskElements, tasks.splits());
+    const int64_t grain = cpu::ceil_div(cpu::tuning::kThreadElements, tasks.splits());
     at::parallel_for(0, sums.channels, grain, [&](int64_t first, int64_t last) {
       sums.finish(tasks.splits(), first, last);
     });

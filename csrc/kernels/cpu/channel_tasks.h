@@ -20,6 +20,7 @@ struct Range {
   int64_t last;
 
   constexpr int64_t size() const { return last - first; }
+  bool operator==(const Range&) const = default;
 };
 
 // A box of work: all combinations of rows x channels x inner positions.
@@ -31,10 +32,12 @@ struct Task {
 };
 
 namespace tuning {
-inline constexpr int64_t kTaskElements = 32768;    // smallest task worth handing to a thread
-inline constexpr int64_t kMaxTasks = 256;          // larger tensors get larger tasks, not more
-inline constexpr int64_t kMinPlane = 64;           // shorter runs are walked as columns
-inline constexpr int64_t kMaxPlaneChannels = 128;  // running sums a planes task keeps at hand
+inline constexpr int64_t kThreadElements = 32768;   // worth waking another thread for
+inline constexpr int64_t kTaskElements = 16384;     // at least; small tasks share out evenly
+inline constexpr int64_t kSumTaskElements = 32768;  // the same with sums, which each task pays for
+inline constexpr int64_t kMaxTasks = 256;           // larger tensors get larger tasks, not more
+inline constexpr int64_t kMinPlane = 64;            // shorter runs are walked as columns
+inline constexpr int64_t kMaxPlaneChannels = 128;   // running sums a planes task keeps at hand
 inline constexpr int64_t kMinChunk = 4096;    // neighbours to touch before jumping to the next row
 inline constexpr int64_t kMaxColumns = 1024;  // slopes and sums a columns task keeps in L1
 inline constexpr int64_t kColumnAlignment = 16;  // lanes of the widest step
@@ -56,7 +59,7 @@ class ChannelTasks {
     if (view.inner >= tuning::kMinPlane || view.channels == 1) {
       plan_planes(sums);
     } else {
-      plan_columns();
+      plan_columns(sums);
     }
     row_blocks_ = ceil_div(rows_, row_block_);
     channel_blocks_ = ceil_div(view.channels, channel_block_);
@@ -73,7 +76,7 @@ class ChannelTasks {
 
   // How many tasks make a piece of work worth another thread.
   constexpr int64_t grain() const {
-    return ceil_div(tuning::kTaskElements, ceil_div(view_.numel(), size()));
+    return ceil_div(tuning::kThreadElements, ceil_div(view_.numel(), size()));
   }
 
   // Elements from one row to the next. The last row of a columns walk may be shorter: rows of
@@ -95,14 +98,15 @@ class ChannelTasks {
     return {index * size, std::min((index + 1) * size, total)};
   }
 
-  constexpr int64_t task_elements() const {
-    return std::max(tuning::kTaskElements, view_.numel() / tuning::kMaxTasks);
+  constexpr int64_t task_elements(bool sums) const {
+    return std::max(
+        sums ? tuning::kSumTaskElements : tuning::kTaskElements, view_.numel() / tuning::kMaxTasks);
   }
 
   constexpr void plan_planes(bool sums) {
     walk_ = Walk::planes;
     rows_ = view_.outer;
-    const int64_t target = task_elements();
+    const int64_t target = task_elements(sums);
     inner_block_ = even_block(view_.inner, target);
     if (inner_block_ < view_.inner) {
       // Boundaries on whole cache lines.
@@ -123,7 +127,7 @@ class ChannelTasks {
     channel_block_ = even_block(view_.channels, std::min(channels, tuning::kMaxPlaneChannels));
   }
 
-  constexpr void plan_columns() {
+  constexpr void plan_columns(bool sums) {
     walk_ = Walk::columns;
     // Join as many narrow rows as fit; if possible, so many that they end on a whole step.
     const int64_t width = view_.channels * view_.inner;
@@ -136,7 +140,7 @@ class ChannelTasks {
     channel_block_ = joined_ > 1 ? view_.channels
                                  : even_block(view_.channels, tuning::kMaxColumns / view_.inner);
     const int64_t columns = joined_ * channel_block_ * view_.inner;
-    row_block_ = even_block(rows_, task_elements() / columns);
+    row_block_ = even_block(rows_, task_elements(sums) / columns);
   }
 
   ChannelView view_;

@@ -17,15 +17,10 @@ void run_tasks(
     int64_t last,
     const ChannelwiseOperands<scalar_t, weight_t, Op::kInputs>& operands,
     const ChannelSums<acc_type<scalar_t>, weight_t>& sums) {
-  const auto run = [&](const auto& walker) {
-    for (int64_t task = first; task < last; ++task) {
-      walker.run(tasks[task]);
-    }
-  };
   if (tasks.walk() == Walk::planes) {
-    run(PlanesWalker<Op, scalar_t, weight_t>(tasks, operands, sums));
+    PlanesWalker<Op, scalar_t, weight_t>(tasks, operands, sums).run(first, last);
   } else {
-    run(ColumnsWalker<Op, scalar_t, weight_t>(tasks, operands, sums));
+    ColumnsWalker<Op, scalar_t, weight_t>(tasks, operands, sums).run(first, last);
   }
 }
 

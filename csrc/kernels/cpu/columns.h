@@ -29,14 +29,42 @@ class ColumnsWalker {
   ColumnsWalker(const ChannelTasks& tasks, const Operands& operands, const Sums& sums)
       : tasks_(tasks), operands_(operands), sums_(sums) {}
 
-  void run(const Task& task) const {
+  // Tasks first ... last - 1.
+  void run(int64_t first, int64_t last) const {
+    ColumnState state;
+    for (int64_t task = first; task < last; ++task) {
+      run(tasks_[task], state);
+    }
+  }
+
+ private:
+  // Steps of a group come from several rows where they share a sum to update, else from one row.
+  static constexpr int64_t kRowGroup = Op::kSums ? kGroup : 1;
+  static constexpr int64_t kColumnGroup = kGroup / kRowGroup;
+  static constexpr int64_t kColumnStorage = tuning::kMaxColumns + 64;  // steps may pass the end
+
+  // Slopes and running sums of a task's columns. Slopes stay for tasks of the same channels.
+  struct ColumnState {
+    Range channels{0, 0};
+    Scratch<acc_t, kColumnStorage> slopes;
+    Scratch<acc_t, kColumnStorage> chains;
+    Scratch<WideLanes<acc_t>, kColumnStorage / Vec::size()> wide;
+  };
+
+  void run(const Task& task, ColumnState& state) const {
     const ChannelView& view = tasks_.view();
     const int64_t first_column = task.channels.first * view.inner;
     const int64_t count = tasks_.joined() * task.channels.size() * view.inner;
     const int64_t padded = ceil_div(count, Step::kSize) * Step::kSize;
-    ColumnState state(padded);
-    spread_slopes(task, state.slopes.data());
-    std::fill(state.slopes.data() + count, state.slopes.data() + padded, acc_t(0));
+    if (state.channels != task.channels) {
+      spread_slopes(task, state.slopes.data());
+      std::fill(state.slopes.data() + count, state.slopes.data() + padded, acc_t(0));
+      state.channels = task.channels;
+    }
+    if constexpr (Op::kSums) {
+      state.chains.reset(padded);
+      state.wide.reset(padded / Vec::size());
+    }
 
     int pending = 0;
     int64_t row = task.rows.first;
@@ -65,22 +93,6 @@ class ColumnsWalker {
       put_columns(task, padded, state);
     }
   }
-
- private:
-  // Steps of a group come from several rows where they share a sum to update, else from one row.
-  static constexpr int64_t kRowGroup = Op::kSums ? kGroup : 1;
-  static constexpr int64_t kColumnGroup = kGroup / kRowGroup;
-  static constexpr int64_t kColumnStorage = tuning::kMaxColumns + 64;  // steps may pass the end
-
-  // Slopes and running sums of the task's columns.
-  struct ColumnState {
-    explicit ColumnState(int64_t padded)
-        : slopes(0), chains(Op::kSums ? padded : 0), wide(Op::kSums ? padded / Vec::size() : 0) {}
-
-    Scratch<acc_t, kColumnStorage> slopes;
-    Scratch<acc_t, kColumnStorage> chains;
-    Scratch<WideLanes<acc_t>, kColumnStorage / Vec::size()> wide;
-  };
 
   void spread_slopes(const Task& task, acc_t* slopes) const {
     const int64_t channels = task.channels.size();
@@ -174,7 +186,7 @@ class ColumnsWalker {
 
   // Sums the columns of each channel: joined rows first, then neighbours.
   void put_columns(const Task& task, int64_t padded, ColumnState& state) const {
-    Scratch<WideSum<acc_t>, kColumnStorage> columns(0);
+    Scratch<WideSum<acc_t>, kColumnStorage> columns;
     for (int64_t i = 0; i < padded / Vec::size(); ++i) {
       state.wide[i].store(columns.data() + i * Vec::size());
     }

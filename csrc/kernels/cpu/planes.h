@@ -28,16 +28,25 @@ class PlanesWalker {
   PlanesWalker(const ChannelTasks& tasks, const Operands& operands, const Sums& sums)
       : tasks_(tasks), operands_(operands), sums_(sums) {}
 
+  // Tasks first ... last - 1.
+  void run(int64_t first, int64_t last) const {
+    for (int64_t task = first; task < last; ++task) {
+      run(tasks_[task]);
+    }
+  }
+
+ private:
   void run(const Task& task) const {
     const ChannelView& view = tasks_.view();
-    Scratch<WideLanes<acc_t>, tuning::kMaxPlaneChannels> sums(Op::kSums ? task.channels.size() : 0);
+    Scratch<WideLanes<acc_t>, tuning::kMaxPlaneChannels> sums;
+    sums.reset(Op::kSums ? task.channels.size() : 1);
     for (int64_t row = task.rows.first; row < task.rows.last; ++row) {
       for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
         const int64_t at = (row * view.channels + c) * view.inner + task.inner.first;
         const Chain slope = Steps::broadcast(static_cast<acc_t>(operands_.weight[c]));
         run_of(
             Steps::advanced(operands_, at), task.inner.size(), slope,
-            sums[c - task.channels.first]);
+            sums[Op::kSums ? c - task.channels.first : 0]);
       }
     }
     if constexpr (Op::kSums) {
@@ -47,7 +56,6 @@ class PlanesWalker {
     }
   }
 
- private:
   // Neighbours that share a slope.
   static void run_of(
       const Operands& start, int64_t count, const Chain& slope, WideLanes<acc_t>& sum) {

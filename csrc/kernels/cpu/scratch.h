@@ -7,12 +7,13 @@
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-// Up to kCapacity values on the stack, of which only those asked for are initialised: a task's
-// first touch must stay cheap for tensors of a few elements.
+// Up to kCapacity values on the stack, of which only those asked for are ever initialised: a task
+// must stay cheap for tensors of a few elements.
 template <typename T, int64_t kCapacity>
 class Scratch {
  public:
-  explicit Scratch(int64_t count) {
+  // No destructors run: for plain values.
+  void reset(int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       new (data() + i) T();
     }
