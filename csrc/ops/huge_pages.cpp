@@ -10,7 +10,10 @@ namespace torch_ext {
 namespace {
 
 constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-constexpr size_t kWorthIt = size_t{8} << 20;
+// From here on malloc takes fresh pages from the system for every tensor (the most that glibc's
+// dynamic mmap threshold rises to). Below, it reuses its heap, and huge pages there are split and
+// filled again whenever the heap's end moves: measured up to 6 times slower than without.
+constexpr size_t kWorthIt = size_t{32} << 20;
 
 }  // namespace
 
