@@ -8,6 +8,7 @@ backward (x, g, the gradient of x).
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -155,9 +156,13 @@ def main() -> None:
     cases = [case for case in read_cases() if arguments.only in case.title]
     rows = []
     for done, case in enumerate(cases):
-        print(f"\r[{done + 1}/{len(cases)}] {case.title:70}", end="", flush=True)
+        if sys.stderr.isatty():
+            print(
+                f"\r[{done + 1}/{len(cases)}] {case.title:70}", end="", file=sys.stderr, flush=True
+            )
         rows.append(measure(case, arguments.rounds))
-    print("\r" + " " * 90 + "\r", end="")
+    if sys.stderr.isatty():
+        print("\r" + " " * 90 + "\r", end="", file=sys.stderr)
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {capability}\n")
     print(table(rows))
