@@ -1,61 +1,33 @@
-"""Times PReLU forward and backward: torch_ext, stock eager, and a plain copy, interleaved.
+"""Times PReLU layer by layer: stock eager, torch.compile of stock, torch_ext, and a plain copy.
 
-Every figure is the median of rounds in which all contenders run in turn, in one process; results are
-compared before anything is timed. Rates count the bytes that must move: 2 tensors forward (x, y), 3
-backward (x, g, the gradient of x).
+All contenders take turns in one process, and their results are compared before anything is timed.
+Rates count the bytes that must move: 2 tensors forward (x, y), 3 backward (x, g, the gradient of
+x). Backward is timed on a retained graph; a step is forward and backward with a fresh one.
 """
 
 import argparse
 import json
-import statistics
-import sys
-import time
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's chatter; read when torch loads
+
+import memory
+import report
 import torch
+import torch._functorch.config
+from cases import Case, all_cases, core_cases
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from timing import Contenders, Timing, interleaved
 from torch import Tensor
 from torch.nn import functional
 
 import torch_ext
 
-CASES = Path(__file__).with_name("cases.txt")
-MIN_ROUND_SECONDS = 0.02  # calls are repeated until a round takes that long
-
-
-@dataclass
-class Case:
-    name: str
-    shape: tuple[int, ...]
-    layout: str
-    slopes: str
-    dtype: str
-
-    @property
-    def title(self) -> str:
-        return (
-            f"{self.name} {'x'.join(map(str, self.shape))} {self.layout} {self.slopes} {self.dtype}"
-        )
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """input, weight and grad_output."""
-        data, _, slope = self.dtype.partition("/")
-        dtype, weight_dtype = getattr(torch, data), getattr(torch, slope or data)
-        torch.manual_seed(0)
-        x = torch.randn(self.shape).to(dtype)
-        if self.layout == "channels_last":
-            x = x.to(memory_format=torch.channels_last)
-        weight = torch.rand(self.shape[1] if self.slopes == "channel" else 1).to(weight_dtype)
-        return x.requires_grad_(), weight.requires_grad_(), torch.randn_like(x)
-
-
-def read_cases() -> list[Case]:
-    rows = [line.split() for line in CASES.read_text().splitlines()]
-    return [
-        Case(name, tuple(map(int, shape.split("x"))), *rest)
-        for name, shape, *rest in (row for row in rows if row and row[0] != "#")
-    ]
+Prelu = Callable[[Tensor, Tensor], Tensor]
+TENSORS_AT_ONCE = 9  # of full size that a row may hold: inputs, outputs, stock's temporaries
 
 
 def stock_prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -63,112 +35,139 @@ def stock_prelu(x: Tensor, weight: Tensor) -> Tensor:
     return functional.prelu(x, weight.to(x.dtype))
 
 
-def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds per call of each, from rounds in which they take turns."""
-    calls = {}
-    for name, run in contenders.items():
-        run()
-        start = time.perf_counter()
-        run()
-        calls[name] = max(1, round(MIN_ROUND_SECONDS / (time.perf_counter() - start)))
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                run()
-            seconds[name].append((time.perf_counter() - start) / calls[name])
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def contenders(compiled: bool) -> dict[str, Prelu]:
+    prelus: dict[str, Prelu] = {"stock": stock_prelu, "ours": torch_ext.prelu}
+    if compiled:
+        torch._dynamo.reset()
+        prelus["compile"] = torch.compile(stock_prelu, dynamic=False)
+    return prelus
 
 
 def check(case: Case, x: Tensor, weight: Tensor, grad_output: Tensor) -> None:
-    """Output and input gradient have stock's bits (mixed dtypes have no stock to compare with)."""
-    if "/" in case.dtype:
+    """Ours has stock's bits, save the slope's gradient (and mixed dtypes, which stock has not)."""
+    if case.data_dtype != case.weight_dtype:
         return
-    for ours, stock in zip(
-        (y := torch_ext.prelu(x, weight), *torch.autograd.grad(y, x, grad_output)),
-        (y := functional.prelu(x, weight), *torch.autograd.grad(y, x, grad_output)),
-        strict=True,
-    ):
+    results = []
+    for prelu in (torch_ext.prelu, stock_prelu):
+        y = prelu(x, weight)
+        results.append((y.detach(), *torch.autograd.grad(y, x, grad_output)))
+    for ours, stock in zip(*results, strict=True):
         if not torch.equal(ours, stock):
             raise SystemExit(f"{case.title}: results differ from stock; nothing was timed")
 
 
-def measure(case: Case, rounds: int) -> dict[str, object]:
+def measure(case: Case, rounds: int, compiled: bool) -> report.Row:
     x, weight, grad_output = case.tensors()
     check(case, x, weight, grad_output)
-    outputs = {"stock": stock_prelu(x, weight), "ours": torch_ext.prelu(x, weight)}
+    prelus = contenders(compiled)
 
-    def backward(name: str) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(
-            outputs[name], (x, weight), grad_output, retain_graph=True
-        )
+    def forward(prelu: Prelu) -> Callable[[], object]:
+        return lambda: prelu(x, weight)
+
+    def backward(y: Tensor) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(y, (x, weight), grad_output, retain_graph=True)
+
+    def step(prelu: Prelu) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(prelu(x, weight), (x, weight), grad_output)
+
+    def timed(runs: Contenders) -> Timing:
+        return interleaved(runs, rounds)
 
     with torch.no_grad():
-        forward_seconds = medians(
-            {
-                "stock": lambda: stock_prelu(x, weight),
-                "ours": lambda: torch_ext.prelu(x, weight),
-                "copy": lambda: x.clone(),
-            },
-            rounds,
-        )
-    backward_seconds = medians({"stock": backward("stock"), "ours": backward("ours")}, rounds)
-    return {
-        "case": case.title,
-        "bytes": x.numel() * x.element_size(),
-        "forward": forward_seconds,
-        "backward": backward_seconds,
-    }
+        runs = {name: forward(prelu) for name, prelu in prelus.items()}
+        forward_times = timed({**runs, "copy": lambda: x.clone()})
+    runs = {name: backward(prelu(x, weight)) for name, prelu in prelus.items()}
+    backward_memory = {name: memory.of(run) for name, run in runs.items()}
+    backward_times = timed(runs)
+    runs.clear()
+    step_times = timed({name: step(prelu) for name, prelu in prelus.items()})
+    return report.Row(case, forward_times, backward_times, step_times, backward_memory)
 
 
-def ratio(times: dict[str, float]) -> float:
-    return times["stock"] / times["ours"]
+def thread_scaling(cases: list[Case], rounds: int) -> list[report.Scaling]:
+    """One thread against all of them, interleaved, where the data stays in cache."""
+    threads = torch.get_num_threads()
+    rows = []
+    for case in cases:
+        x, weight, grad_output = case.tensors()
+        y = torch_ext.prelu(x, weight)
+
+        def forward(count: int, x: Tensor = x, weight: Tensor = weight) -> None:
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                torch_ext.prelu(x, weight)
+
+        def backward(
+            count: int,
+            y: Tensor = y,
+            inputs: tuple[Tensor, Tensor] = (x, weight),
+            grad_output: Tensor = grad_output,
+        ) -> None:
+            torch.set_num_threads(count)
+            torch.autograd.grad(y, inputs, grad_output, retain_graph=True)
+
+        ratios = {}
+        for name, run in (("forward", forward), ("backward", backward)):
+            timing = interleaved(
+                {"one": lambda run=run: run(1), "all": lambda run=run: run(threads)}, rounds
+            )
+            ratios[name] = timing.ratio("one", "all")
+        rows.append(report.Scaling(case, **ratios))
+    torch.set_num_threads(threads)
+    return rows
 
 
-def table(rows: list[dict]) -> str:
-    lines = [
-        f"{'case':66} {'forward':>8} {'of copy':>8} {'backward':>9} {'GB/s':>6}",
-        f"{'':66} {'× stock':>8} {'':>8} {'× stock':>9} {'':>6}",
-    ]
-    for row in rows:
-        forward, backward = row["forward"], row["backward"]
-        lines.append(
-            f"{row['case']:66} {ratio(forward):8.2f} {forward['copy'] / forward['ours']:8.0%} "
-            f"{ratio(backward):9.1f} {3 * row['bytes'] / backward['ours'] / 1e9:6.1f}"
-        )
-    for what in ("forward", "backward"):
-        ratios = [ratio(row[what]) for row in rows]
-        lines.append(
-            f"{what}: geometric mean {statistics.geometric_mean(ratios):.2f} × stock, "
-            f"worst {min(ratios):.2f}"
-        )
-    return "\n".join(lines)
+def is_cache_resident(case: Case) -> bool:
+    return (1 << 20) <= case.bytes <= (4 << 20)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="the full product of cases: hours")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose title has TEXT")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default: 9)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-scaling", action="store_true", help="leave thread scaling out")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios (.png, .svg)")
+    return parser.parse_args()
+
+
+def fits(case: Case) -> bool:
+    return TENSORS_AT_ONCE * case.bytes < memory.available_bytes()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default: 7)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose title has TEXT")
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    arguments = parser.parse_args()
+    options = arguments()
+    # A retained graph may run backward twice only if its buffers are not given away.
+    torch._functorch.config.donated_buffer = False
+    listed = all_cases() if options.all else core_cases()
+    chosen = [case for case in listed if options.only in case.title]
+    cases = [case for case in chosen if fits(case)]
+    for case in chosen:
+        if case not in cases:
+            print(f"does not fit into memory, left out: {case.title}")
 
-    cases = [case for case in read_cases() if arguments.only in case.title]
     rows = []
-    for done, case in enumerate(cases):
-        if sys.stderr.isatty():
-            print(
-                f"\r[{done + 1}/{len(cases)}] {case.title:70}", end="", file=sys.stderr, flush=True
-            )
-        rows.append(measure(case, arguments.rounds))
-    if sys.stderr.isatty():
-        print("\r" + " " * 90 + "\r", end="", file=sys.stderr)
-    capability = torch.backends.cpu.get_cpu_capability()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {capability}\n")
-    print(table(rows))
-    if arguments.json:
-        record = {"build": torch_ext.build_info(), "capability": capability, "rows": rows}
-        arguments.json.write_text(json.dumps(record, indent=1))
+    columns = (TextColumn("{task.description}"), *Progress.get_default_columns()[1:])
+    with Progress(*columns, MofNCompleteColumn(), TimeElapsedColumn(), transient=True) as progress:
+        task = progress.add_task("", total=len(cases))
+        for case in cases:
+            progress.update(task, description=f"{case.title:62}")
+            rows.append(measure(case, options.rounds, not options.no_compile))
+            progress.advance(task)
+        progress.update(task, description="1 thread against all")
+        resident = [] if options.no_scaling else [c for c in cases if is_cache_resident(c)]
+        scaling = thread_scaling(resident, options.rounds)
+
+    machine = report.Machine.here()
+    report.show(machine, rows, scaling)
+    if options.json:
+        record = report.record(machine, rows, scaling)
+        record |= {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    if options.plot:
+        report.plot(machine, rows, options.plot)
 
 
 if __name__ == "__main__":

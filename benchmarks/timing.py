@@ -1,0 +1,77 @@
+"""Interleaved timing: contenders take turns in one process, and disturbed rounds do not count."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLE_SECONDS = 0.02  # calls are repeated until one sample takes that long
+TOLERATED_WAIT = 0.02  # share of a round that threads may have waited for a processor
+PATIENCE = 2  # at most so many times the rounds asked for
+
+Contenders = dict[str, Callable[[], object]]
+
+
+@dataclass
+class Timing:
+    """Seconds per call of each contender: the medians over rounds."""
+
+    seconds: dict[str, float]
+    rounds: int
+    disturbed: int  # rounds that were thrown away
+
+    def ratio(self, rival: str, ours: str = "ours") -> float:
+        """How many times as fast as the rival."""
+        return self.seconds[rival] / self.seconds[ours]
+
+
+def interleaved(contenders: Contenders, rounds: int) -> Timing:
+    """Times all contenders in turn, round by round.
+
+    A round in which this process's threads were ready but had to wait for a processor (Linux counts
+    that) is thrown away whole: one stalled worker costs its team a scheduler slice. Where too few
+    quiet rounds can be had, all of them count.
+    """
+    calls = {name: _calls_per_sample(run) for name, run in contenders.items()}
+    quiet: list[dict[str, float]] = []
+    every: list[dict[str, float]] = []
+    while len(quiet) < rounds and len(every) < PATIENCE * rounds:
+        waited, began = _seconds_waited(), time.perf_counter()
+        sample = {name: _seconds_per_call(run, calls[name]) for name, run in contenders.items()}
+        wait_share = (_seconds_waited() - waited) / (time.perf_counter() - began)
+        every.append(sample)
+        if wait_share <= TOLERATED_WAIT:
+            quiet.append(sample)
+    counted = quiet if len(quiet) >= min(rounds, 5) else every
+    return Timing(
+        {name: statistics.median(sample[name] for sample in counted) for name in contenders},
+        len(counted),
+        len(every) - len(counted),
+    )
+
+
+def _seconds_per_call(run: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def _calls_per_sample(run: Callable[[], object]) -> int:
+    run()  # the first call pays for thread pools, compilers and page tables
+    calls = 1
+    while (seconds := _seconds_per_call(run, calls)) * calls < SAMPLE_SECONDS / 4:
+        calls *= 4
+    return max(1, round(SAMPLE_SECONDS / seconds))
+
+
+def _seconds_waited() -> float:
+    """Total time that threads of this process were runnable but not running (0 if unknown)."""
+    nanoseconds = 0
+    for task in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            nanoseconds += int(task.read_text().split()[1])
+        except (OSError, IndexError):
+            pass  # a thread that has just ended, or a kernel without these figures
+    return nanoseconds * 1e-9
