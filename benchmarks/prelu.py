@@ -30,16 +30,18 @@ Prelu = Callable[[Tensor, Tensor], Tensor]
 TENSORS_AT_ONCE = 9  # of full size that a row may hold: inputs, outputs, stock's temporaries
 
 
-def stock_prelu(x: Tensor, weight: Tensor) -> Tensor:
+def casting_prelu(x: Tensor, weight: Tensor) -> Tensor:
     """Stock refuses a float32 weight with 16-bit data; a cast is what autocast adds there."""
     return functional.prelu(x, weight.to(x.dtype))
 
 
-def contenders(compiled: bool) -> dict[str, Prelu]:
-    prelus: dict[str, Prelu] = {"stock": stock_prelu, "ours": torch_ext.prelu}
+def contenders(case: Case, compiled: bool) -> dict[str, Prelu]:
+    same_dtype = case.data_dtype == case.weight_dtype
+    stock = functional.prelu if same_dtype else casting_prelu
+    prelus: dict[str, Prelu] = {"stock": stock, "ours": torch_ext.prelu}
     if compiled:
         torch._dynamo.reset()
-        prelus["compile"] = torch.compile(stock_prelu, dynamic=False)
+        prelus["compile"] = torch.compile(lambda x, weight: stock(x, weight), dynamic=False)
     return prelus
 
 
@@ -48,7 +50,7 @@ def check(case: Case, x: Tensor, weight: Tensor, grad_output: Tensor) -> None:
     if case.data_dtype != case.weight_dtype:
         return
     results = []
-    for prelu in (torch_ext.prelu, stock_prelu):
+    for prelu in (torch_ext.prelu, functional.prelu):
         y = prelu(x, weight)
         results.append((y.detach(), *torch.autograd.grad(y, x, grad_output)))
     for ours, stock in zip(*results, strict=True):
@@ -59,7 +61,7 @@ def check(case: Case, x: Tensor, weight: Tensor, grad_output: Tensor) -> None:
 def measure(case: Case, rounds: int, compiled: bool) -> report.Row:
     x, weight, grad_output = case.tensors()
     check(case, x, weight, grad_output)
-    prelus = contenders(compiled)
+    prelus = contenders(case, compiled)
 
     def forward(prelu: Prelu) -> Callable[[], object]:
         return lambda: prelu(x, weight)

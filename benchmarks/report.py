@@ -42,6 +42,10 @@ class Row:
         return self.case.bytes > LARGE_BYTES
 
     @property
+    def was_disturbed(self) -> bool:
+        return any(timing.disturbed for timing in (self.forward, self.backward, self.step))
+
+    @property
     def is_small_planes_16_bit(self) -> bool:
         planes = self.case.layout == "contiguous" and self.case.shape[2:] in ((7, 7), (5, 5))
         return planes and self.case.dtype in ("bfloat16", "float16")
@@ -93,7 +97,7 @@ def _table(rows: list[Row]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         caption="GB/s: useful bytes. made: full-size tensors that backward allocates; extra: MB at its peak "
-        "beside grad_input (ours/stock)",
+        "beside grad_input (ours/stock). *: other processes disturbed it",
     )
     table.add_column("layer", no_wrap=True)
     for name in (
@@ -111,7 +115,8 @@ def _table(rows: list[Row]) -> Table:
 def _cells(row: Row) -> list[str]:
     compiled = "compile" in row.step.seconds
     copy_rate = row.rate(row.forward, 2, "copy")
-    cells = [row.case.title, f"{row.case.bytes / 1e6:.1f}"]
+    mark = " *" if row.was_disturbed else ""
+    cells = [row.case.title + mark, f"{row.case.bytes / 1e6:.1f}"]
     for timing, tensors in ((row.forward, 2), (row.backward, 3)):
         rate = row.rate(timing, tensors)
         cells += [

@@ -19,7 +19,8 @@ class Timing:
 
     seconds: dict[str, float]
     rounds: int
-    disturbed: int  # rounds that were thrown away
+    thrown_away: int
+    disturbed: bool  # too few rounds were quiet, so all of them count
 
     def ratio(self, rival: str, ours: str = "ours") -> float:
         """How many times as fast as the rival."""
@@ -43,11 +44,13 @@ def interleaved(contenders: Contenders, rounds: int) -> Timing:
         every.append(sample)
         if wait_share <= TOLERATED_WAIT:
             quiet.append(sample)
-    counted = quiet if len(quiet) >= min(rounds, 5) else every
+    disturbed = len(quiet) < min(rounds, 5)
+    counted = every if disturbed else quiet
     return Timing(
         {name: statistics.median(sample[name] for sample in counted) for name in contenders},
         len(counted),
         len(every) - len(counted),
+        disturbed,
     )
 
 

@@ -16,22 +16,25 @@ struct Select {
   }
 };
 
+// In what follows, weight * T is rounded to T, and T * T is a term of a sum, which may be wider.
+
 // y = x > 0 ? x : w * x
-template <typename T>
-constexpr T prelu(T x, T weight) {
+template <typename T, typename Weight>
+constexpr T prelu(T x, Weight weight) {
   return Select<T>::by_sign(x, x, weight * x);
 }
 
 // dL/dx = x > 0 ? g : w * g
-template <typename T>
-constexpr T prelu_grad_input(T grad_output, T x, T weight) {
+template <typename T, typename Weight>
+constexpr T prelu_grad_input(T grad_output, T x, Weight weight) {
   return Select<T>::by_sign(x, grad_output, weight * grad_output);
 }
 
 // One element's share of dL/dw = x > 0 ? 0 : x * g
 template <typename T>
-constexpr T prelu_grad_weight(T grad_output, T x) {
-  return Select<T>::by_sign(x, T(0), x * grad_output);
+constexpr auto prelu_grad_weight(T grad_output, T x) {
+  const auto term = x * grad_output;
+  return Select<T>::by_sign(x, decltype(x * grad_output)(0), term);
 }
 
 }  // namespace torch_ext::math

@@ -39,7 +39,10 @@ inline constexpr int64_t kMaxTasks = 256;           // larger tensors get larger
 inline constexpr int64_t kMinPlane = 64;            // shorter runs are walked as columns
 inline constexpr int64_t kMaxPlaneChannels = 128;   // running sums a planes task keeps at hand
 inline constexpr int64_t kMinChunk = 4096;    // neighbours to touch before jumping to the next row
-inline constexpr int64_t kMaxColumns = 1024;  // slopes and sums a columns task keeps in L1
+inline constexpr int64_t kMaxColumns = 4096;  // slopes and sums that a columns task keeps at hand
+inline constexpr int64_t kMaxSumColumns = 2048;
+inline constexpr int64_t kMaxJoined = 960;  // columns of narrow rows that are joined
+inline constexpr int64_t kMinSumRows = 64;
 inline constexpr int64_t kColumnAlignment = 16;  // lanes of the widest step
 }  // namespace tuning
 
@@ -84,10 +87,14 @@ class ChannelTasks {
   constexpr int64_t row_size() const { return joined_ * view_.channels * view_.inner; }
   constexpr int64_t joined() const { return joined_; }
 
+  // Neighbouring tasks of a columns walk have the same channels, so that slopes need not be spread
+  // again; those of a planes walk follow memory.
   constexpr Task operator[](int64_t index) const {
+    const bool by_rows = walk_ == Walk::columns;
     const int64_t inner = index % inner_blocks_;
-    const int64_t channel = index / inner_blocks_ % channel_blocks_;
-    const int64_t row = index / inner_blocks_ / channel_blocks_;
+    const int64_t outer = index / inner_blocks_;
+    const int64_t row = by_rows ? outer % row_blocks_ : outer / channel_blocks_;
+    const int64_t channel = by_rows ? outer / row_blocks_ : outer % channel_blocks_;
     return {
         block(row, row_block_, rows_), block(channel, channel_block_, view_.channels),
         block(inner, inner_block_, view_.inner), row * inner_blocks_ + inner};
@@ -132,15 +139,16 @@ class ChannelTasks {
     // Join as many narrow rows as fit; if possible, so many that they end on a whole step.
     const int64_t width = view_.channels * view_.inner;
     const int64_t aligned = tuning::kColumnAlignment / std::gcd(width, tuning::kColumnAlignment);
-    const int64_t step = aligned * width <= tuning::kMaxColumns ? aligned : 1;
-    const int64_t steps = std::max<int64_t>(tuning::kMaxColumns / (step * width), 1);
+    const int64_t step = aligned * width <= tuning::kMaxJoined ? aligned : 1;
+    const int64_t steps = std::max<int64_t>(tuning::kMaxJoined / (step * width), 1);
     joined_ = std::min(view_.outer, step * steps);
     rows_ = ceil_div(view_.outer, joined_);
     inner_block_ = view_.inner;
-    channel_block_ = joined_ > 1 ? view_.channels
-                                 : even_block(view_.channels, tuning::kMaxColumns / view_.inner);
-    const int64_t columns = joined_ * channel_block_ * view_.inner;
-    row_block_ = even_block(rows_, task_elements(sums) / columns);
+    const int64_t columns = sums ? tuning::kMaxSumColumns : tuning::kMaxColumns;
+    channel_block_ =
+        joined_ > 1 ? view_.channels : even_block(view_.channels, columns / view_.inner);
+    const int64_t rows = task_elements(sums) / (joined_ * channel_block_ * view_.inner);
+    row_block_ = even_block(rows_, sums ? std::max(rows, tuning::kMinSumRows) : rows);
   }
 
   ChannelView view_;

@@ -1,30 +1,25 @@
-// SIMD registers as the walkers see them: `Lanes` loads a step of stored elements (16 bit or wider)
-// as vectors of the type that arithmetic runs in, and stores them rounded. Instruction set:
+// SIMD registers as the walkers see them: a step of neighbouring elements, as `Lanes` in the type
+// that is stored and as `Wide` in the type that arithmetic runs in. Instruction set:
 // CPU_CAPABILITY, for which this header is compiled.
 #pragma once
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/sums.h"
 #include "kernels/prelu_math.h"
-
-namespace torch_ext::math {
-
-template <typename T>
-struct Select<at::vec::Vectorized<T>> {
-  using Vec = at::vec::Vectorized<T>;
-
-  C10_ALWAYS_INLINE static Vec by_sign(const Vec& x, const Vec& if_positive, const Vec& otherwise) {
-    return Vec::blendv(otherwise, if_positive, x > Vec(T(0)));
-  }
-};
-
-}  // namespace torch_ext::math
 
 // As in at::vec, each instruction set has its own names, so that no linker can mix them up.
 namespace torch_ext::cpu::CPU_CAPABILITY {
@@ -34,73 +29,211 @@ using at::vec::Vectorized;
 template <typename scalar_t>
 using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
-// One step: kSize neighbouring elements of scalar_t in kVectors registers of acc_t.
+// One vector register of integers (a GCC and clang extension).
+template <typename integer_t>
+struct BitsOf {
+  typedef integer_t type __attribute__((vector_size(sizeof(Vectorized<float>))));
+};
+template <typename integer_t>
+using Bits = typename BitsOf<integer_t>::type;
+
+// One step in the type that arithmetic runs in: kSize neighbours in kVectors registers.
+//
+// A bfloat16 is the upper half of a float. A shift and a mask therefore widen a register of them to
+// two of floats, which hold the even and the odd elements: the "wide order". The other types' wide
+// order is the natural one.
 template <typename scalar_t>
-struct Lanes {
+struct Wide {
   using acc_t = acc_type<scalar_t>;
   using Vec = Vectorized<acc_t>;
   static constexpr int kVectors = sizeof(acc_t) / sizeof(scalar_t);
   static constexpr int64_t kSize = Vec::size() * kVectors;
+  static constexpr bool kEvenOdd = std::is_same_v<scalar_t, c10::BFloat16>;
 
   std::array<Vec, kVectors> vec;
 
-  C10_ALWAYS_INLINE static Lanes load(const scalar_t* from) {
-    return widen(Vectorized<scalar_t>::loadu(from));
+  Wide() = default;
+  C10_ALWAYS_INLINE explicit Wide(acc_t value) { vec.fill(Vec(value)); }
+
+  C10_ALWAYS_INLINE static Wide load(const acc_t* from) {
+    Wide wide;
+    for (int v = 0; v < kVectors; ++v) {
+      wide.vec[v] = Vec::loadu(from + v * Vec::size());
+    }
+    return wide;
   }
-  C10_ALWAYS_INLINE static Lanes load(const scalar_t* from, int64_t count) {
-    return widen(Vectorized<scalar_t>::loadu(from, count));
+  C10_ALWAYS_INLINE void store(acc_t* to) const {
+    for (int v = 0; v < kVectors; ++v) {
+      vec[v].store(to + v * Vec::size());
+    }
   }
-  C10_ALWAYS_INLINE void store(scalar_t* to) const { narrow().store(to); }
-  C10_ALWAYS_INLINE void store(scalar_t* to, int64_t count) const {
-    narrow().store(to, static_cast<int>(count));
+
+  C10_ALWAYS_INLINE friend Wide operator+(const Wide& a, const Wide& b) {
+    Wide sum;
+    for (int v = 0; v < kVectors; ++v) {
+      sum.vec[v] = a.vec[v] + b.vec[v];
+    }
+    return sum;
+  }
+  C10_ALWAYS_INLINE friend Wide operator*(const Wide& a, const Wide& b) {
+    Wide product;
+    for (int v = 0; v < kVectors; ++v) {
+      product.vec[v] = a.vec[v] * b.vec[v];
+    }
+    return product;
+  }
+
+  // From natural order, and to it.
+  C10_ALWAYS_INLINE Wide ordered() const { return shuffled<true>(std::make_index_sequence<Vec::size()>()); }
+  C10_ALWAYS_INLINE Wide natural() const { return shuffled<false>(std::make_index_sequence<Vec::size()>()); }
+
+  // Zeroes all but the last `count` elements: for steps that reach back over elements which an
+  // earlier step has already summed.
+  C10_ALWAYS_INLINE Wide last(int64_t count) const {
+    Wide kept;
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t behind = (kVectors - 1 - v) * Vec::size();
+      const int64_t in_vector = kEvenOdd ? (count + v) / 2
+                                         : std::clamp<int64_t>(count - behind, 0, Vec::size());
+      const Vec mask = Vec::loadu(kNoThenYes.data() + in_vector);
+      kept.vec[v] = Vec::blendv(Vec(acc_t(0)), vec[v], mask);
+    }
+    return kept;
+  }
+
+  // All elements added, lane by lane, into one register.
+  C10_ALWAYS_INLINE Vec folded() const {
+    if constexpr (kVectors == 2) {
+      return vec[0] + vec[1];
+    } else {
+      return vec[0];
+    }
   }
 
  private:
-  C10_ALWAYS_INLINE static Lanes widen(const Vectorized<scalar_t>& stored) {
-    if constexpr (kVectors == 1) {
-      return {{stored}};
+  using Mask = std::conditional_t<std::is_same_v<acc_t, double>, int64_t, int32_t>;
+
+  // A window into it is a mask of the last lanes.
+  static constexpr std::array<Mask, 2 * Vec::size()> kNoThenYes = [] {
+    std::array<Mask, 2 * Vec::size()> bits{};
+    std::fill(bits.begin() + Vec::size(), bits.end(), Mask(-1));
+    return bits;
+  }();
+
+  template <bool to_wide_order, size_t... kLane>
+  C10_ALWAYS_INLINE Wide shuffled(std::index_sequence<kLane...>) const {
+    if constexpr (!kEvenOdd) {
+      return *this;
     } else {
-      const auto [low, high] = at::vec::convert_to_float<scalar_t>(stored);
-      return {{low, high}};
-    }
-  }
-  C10_ALWAYS_INLINE Vectorized<scalar_t> narrow() const {
-    if constexpr (kVectors == 1) {
-      return vec[0];
-    } else {
-      return at::vec::convert_from_float<scalar_t>(vec[0], vec[1]);
+      constexpr size_t kHalf = Vec::size() / 2;
+      const auto a = std::bit_cast<Bits<float>>(vec[0]);
+      const auto b = std::bit_cast<Bits<float>>(vec[1]);
+      Wide result;
+      if constexpr (to_wide_order) {
+        result.vec[0] = std::bit_cast<Vec>(__builtin_shufflevector(a, b, (2 * kLane)...));
+        result.vec[1] = std::bit_cast<Vec>(__builtin_shufflevector(a, b, (2 * kLane + 1)...));
+      } else {
+        constexpr auto kFrom = [](size_t i) { return i / 2 + i % 2 * Vec::size(); };
+        result.vec[0] = std::bit_cast<Vec>(__builtin_shufflevector(a, b, kFrom(kLane)...));
+        result.vec[1] = std::bit_cast<Vec>(__builtin_shufflevector(a, b, (kHalf + kFrom(kLane))...));
+      }
+      return result;
     }
   }
 };
 
-// The last `count` lanes of kVectors registers; zeroes the others. For steps that reach back over
-// elements which an earlier step has already summed.
-template <typename acc_t, int kVectors>
-class LastLanes {
- public:
-  using Vec = Vectorized<acc_t>;
+// One step as it is stored. `slope * lanes` is rounded to the stored type, once; `lanes * lanes`
+// stays wide, for sums.
+template <typename scalar_t>
+struct Lanes {
+  using acc_t = acc_type<scalar_t>;
+  using WideStep = Wide<scalar_t>;
+  static constexpr int64_t kSize = WideStep::kSize;
+  static constexpr bool kIs16Bit = sizeof(scalar_t) == 2;
+  using Register = std::conditional_t<kIs16Bit, Bits<int16_t>, typename WideStep::Vec>;
 
-  explicit LastLanes(int64_t count) : from_(kBits.data() + count) {}
+  Register stored;
 
-  C10_ALWAYS_INLINE Vec keep(const Vec& values, int v) const {
-    const Vec mask = Vec::loadu(from_ + v * Vec::size());
-    return Vec::blendv(Vec(acc_t(0)), values, mask);
+  C10_ALWAYS_INLINE static Lanes load(const scalar_t* from) {
+    if constexpr (kIs16Bit) {
+      Lanes lanes;
+      std::memcpy(&lanes.stored, from, sizeof(Register));
+      return lanes;
+    } else {
+      return {Register::loadu(from)};
+    }
+  }
+  C10_ALWAYS_INLINE void store(scalar_t* to) const { std::memcpy(to, &stored, sizeof(Register)); }
+
+  // Only the first `count` elements; others load as 0.
+  static Lanes load(const scalar_t* from, int64_t count) {
+    std::array<scalar_t, kSize> elements{};
+    std::memcpy(elements.data(), from, count * sizeof(scalar_t));
+    return load(elements.data());
+  }
+  void store(scalar_t* to, int64_t count) const {
+    std::array<scalar_t, kSize> elements;
+    store(elements.data());
+    std::memcpy(to, elements.data(), count * sizeof(scalar_t));
+  }
+
+  // A slope as the arithmetic below wants it: a NaN whose lower half is zero, see rounded().
+  static acc_t slope(acc_t value) {
+    return std::isnan(value) ? std::numeric_limits<acc_t>::quiet_NaN() : value;
+  }
+
+  C10_ALWAYS_INLINE friend Lanes operator*(const WideStep& slope, const Lanes& lanes) {
+    return rounded(slope * lanes.widened());
+  }
+  C10_ALWAYS_INLINE friend WideStep operator*(const Lanes& a, const Lanes& b) {
+    return a.widened() * b.widened();
+  }
+
+  C10_ALWAYS_INLINE WideStep widened() const {
+    WideStep wide;
+    if constexpr (!kIs16Bit) {
+      wide.vec[0] = stored;
+    } else if constexpr (WideStep::kEvenOdd) {
+      const auto pairs = std::bit_cast<Bits<uint32_t>>(stored);
+      wide.vec[0] = std::bit_cast<Vectorized<float>>(pairs << 16);
+      wide.vec[1] = std::bit_cast<Vectorized<float>>(pairs & 0xFFFF0000u);
+    } else {
+      const auto [low, high] =
+          at::vec::convert_to_float<scalar_t>(std::bit_cast<Vectorized<scalar_t>>(stored));
+      wide.vec = {low, high};
+    }
+    return wide;
+  }
+
+  // x > 0, in all bits of each element; false for NaN.
+  C10_ALWAYS_INLINE auto positive() const requires(kIs16Bit) {
+    // As integers, the positive numbers are 1 ... infinity. Shifted to the lowest integers, one
+    // comparison finds them.
+    constexpr int16_t kInfinity = WideStep::kEvenOdd ? 0x7F80 : 0x7C00;
+    return stored + int16_t(0x7FFF) < int16_t(INT16_MIN + kInfinity);
   }
 
  private:
-  using Bits = std::conditional_t<std::is_same_v<acc_t, double>, int64_t, int32_t>;
-  static constexpr int64_t kLanes = Vec::size() * kVectors;
-
-  // kLanes times "no", then kLanes times "yes": a window into it is any mask of this kind.
-  static constexpr std::array<Bits, 2 * kLanes> kBits = [] {
-    std::array<Bits, 2 * kLanes> bits{};
-    for (int64_t i = kLanes; i < 2 * kLanes; ++i) {
-      bits[i] = -1;
+  C10_ALWAYS_INLINE static Lanes rounded(const WideStep& wide) {
+    if constexpr (!kIs16Bit) {
+      return {wide.vec[0]};
+    } else if constexpr (WideStep::kEvenOdd) {
+      const Bits<uint32_t> even = rounded_up(wide.vec[0]) >> 16;
+      const Bits<uint32_t> odd = rounded_up(wide.vec[1]) & 0xFFFF0000u;
+      return {std::bit_cast<Register>(even | odd)};
+    } else {
+      return {std::bit_cast<Register>(
+          at::vec::convert_from_float<scalar_t>(wide.vec[0], wide.vec[1]))};
     }
-    return bits;
-  }();
+  }
 
-  const Bits* from_;
+  // A float whose upper half is the nearest bfloat16, ties to even. A NaN stays one because its
+  // lower half is zero: it is the processor's own or that of an operand, and both factors of a
+  // product have such NaNs (slope() sees to it for float32 slopes).
+  C10_ALWAYS_INLINE static Bits<uint32_t> rounded_up(const Vectorized<float>& value) {
+    const auto bits = std::bit_cast<Bits<uint32_t>>(value);
+    return bits + 0x7FFFu + (bits >> 16 & 1u);
+  }
 };
 
 // A wide sum in each lane.
@@ -164,3 +297,38 @@ WideSum<acc_t> total(const WideLanes<acc_t>& lanes) {
 }
 
 }  // namespace torch_ext::cpu::CPU_CAPABILITY
+
+namespace torch_ext::math {
+
+template <typename scalar_t>
+struct Select<cpu::CPU_CAPABILITY::Lanes<scalar_t>> {
+  using Lanes = cpu::CPU_CAPABILITY::Lanes<scalar_t>;
+  using Wide = typename Lanes::WideStep;
+  using Vec = typename Wide::Vec;
+
+  C10_ALWAYS_INLINE static Lanes by_sign(
+      const Lanes& x, const Lanes& if_positive, const Lanes& otherwise) {
+    if constexpr (Lanes::kIs16Bit) {
+      return {x.positive() ? if_positive.stored : otherwise.stored};
+    } else {
+      return {by_sign(x.stored, if_positive.stored, otherwise.stored)};
+    }
+  }
+  C10_ALWAYS_INLINE static Wide by_sign(
+      const Lanes& x, const Wide& if_positive, const Wide& otherwise) {
+    const Wide wide = x.widened();
+    Wide chosen;
+    for (int v = 0; v < Wide::kVectors; ++v) {
+      chosen.vec[v] = by_sign(wide.vec[v], if_positive.vec[v], otherwise.vec[v]);
+    }
+    return chosen;
+  }
+
+ private:
+  C10_ALWAYS_INLINE static Vec by_sign(
+      const Vec& x, const Vec& if_positive, const Vec& otherwise) {
+    return Vec::blendv(otherwise, if_positive, x > Vec(typename Wide::acc_t(0)));
+  }
+};
+
+}  // namespace torch_ext::math

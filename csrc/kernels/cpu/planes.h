@@ -17,12 +17,10 @@ class PlanesWalker {
  public:
   using Steps = StepsOf<Op, scalar_t, weight_t>;
   using Step = typename Steps::Step;
+  using WideStep = typename Steps::WideStep;
   using acc_t = typename Steps::acc_t;
-  using Vec = typename Steps::Vec;
-  using Chain = typename Steps::Chain;
   using Operands = typename Steps::Operands;
   using Sums = ChannelSums<acc_t, weight_t>;
-  static constexpr int kVectors = Steps::kVectors;
   static constexpr int kGroup = Steps::kGroup;
 
   PlanesWalker(const ChannelTasks& tasks, const Operands& operands, const Sums& sums)
@@ -43,7 +41,7 @@ class PlanesWalker {
     for (int64_t row = task.rows.first; row < task.rows.last; ++row) {
       for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
         const int64_t at = (row * view.channels + c) * view.inner + task.inner.first;
-        const Chain slope = Steps::broadcast(static_cast<acc_t>(operands_.weight[c]));
+        const WideStep slope(Steps::slope(operands_.weight[c]));
         run_of(
             Steps::advanced(operands_, at), task.inner.size(), slope,
             sums[Op::kSums ? c - task.channels.first : 0]);
@@ -58,45 +56,37 @@ class PlanesWalker {
 
   // Neighbours that share a slope.
   static void run_of(
-      const Operands& start, int64_t count, const Chain& slope, WideLanes<acc_t>& sum) {
+      const Operands& start, int64_t count, const WideStep& slope, WideLanes<acc_t>& sum) {
     Operands at = start;
     int64_t left = count;
-    std::array<Chain, kGroup> slopes;
+    std::array<WideStep, kGroup> slopes;
     slopes.fill(slope);
     while (left >= kGroup * Step::kSize) {
-      std::array<Chain, kGroup> chains;
-      chains.fill(Steps::zeros());
+      auto chains = Steps::template zeros<kGroup>();
       const int64_t rounds = std::min<int64_t>(Steps::kRounds, left / (kGroup * Step::kSize));
       for (int64_t round = 0; round < rounds; ++round) {
         Steps::template steps<kGroup>(Steps::template neighbours<kGroup>(at), slopes, chains);
         at = Steps::advanced(at, kGroup * Step::kSize);
       }
       left -= rounds * kGroup * Step::kSize;
-      add(chains, sum);
+      add(Steps::tree(chains), sum);
     }
-    std::array<Chain, 1> chain{Steps::zeros()};
+    WideStep chain(acc_t(0));
     for (; left >= Step::kSize; left -= Step::kSize) {
-      Steps::step(at, slope, chain[0]);
+      Steps::step(at, slope, chain);
       at = Steps::advanced(at, Step::kSize);
     }
     if (left > 0) {
       count >= Step::kSize
-          ? Steps::overlapping_step(Steps::advanced(at, left - Step::kSize), left, slope, chain[0])
-          : Steps::short_step(at, left, slope, chain[0]);
+          ? Steps::overlapping_step(Steps::advanced(at, left - Step::kSize), left, slope, chain)
+          : Steps::short_step(at, left, slope, chain);
     }
     add(chain, sum);
   }
 
-  template <size_t kChains>
-  C10_ALWAYS_INLINE static void add(
-      const std::array<Chain, kChains>& chains, WideLanes<acc_t>& sum) {
+  C10_ALWAYS_INLINE static void add(const WideStep& chain, WideLanes<acc_t>& sum) {
     if constexpr (Op::kSums) {
-      const Chain lanes = Steps::tree(chains);
-      if constexpr (kVectors == 2) {
-        sum.add(lanes[0] + lanes[1]);
-      } else {
-        sum.add(lanes[0]);
-      }
+      sum.add(chain.folded());
     }
   }
 

@@ -15,8 +15,8 @@ struct Forward {
   static constexpr bool kMaps = true;
   static constexpr bool kSums = false;
 
-  template <typename Vec>
-  static Vec map(const std::array<Vec, 1>& in, const Vec& weight) {
+  template <typename Step, typename Slopes>
+  C10_ALWAYS_INLINE static Step map(const std::array<Step, 1>& in, const Slopes& weight) {
     return math::prelu(in[0], weight);
   }
 };
@@ -27,12 +27,12 @@ struct Backward {
   static constexpr bool kMaps = wants_grad_input;
   static constexpr bool kSums = wants_grad_weight;
 
-  template <typename Vec>
-  static Vec map(const std::array<Vec, 2>& in, const Vec& weight) {
+  template <typename Step, typename Slopes>
+  C10_ALWAYS_INLINE static Step map(const std::array<Step, 2>& in, const Slopes& weight) {
     return math::prelu_grad_input(in[0], in[1], weight);
   }
-  template <typename Vec>
-  static Vec term(const std::array<Vec, 2>& in) {
+  template <typename Step>
+  C10_ALWAYS_INLINE static auto term(const std::array<Step, 2>& in) {
     return math::prelu_grad_weight(in[0], in[1]);
   }
 };

@@ -2,7 +2,7 @@
 // operation is an argument; an Op has
 //   kInputs        how many tensors of the task's layout it reads
 //   kMaps, kSums   what it produces
-//   map(in, w)     the output of one vector of elements, from in[kInputs] and their slopes
+//   map(in, w)     the output of a step of elements, from in[kInputs] and their slopes
 //   term(in)       what each element adds to its channel's sum
 // Knows no layout.
 #pragma once
@@ -20,17 +20,15 @@ namespace torch_ext::cpu::CPU_CAPABILITY {
 template <typename Op, typename scalar_t, typename weight_t>
 struct StepsOf {
   using Step = Lanes<scalar_t>;
+  using WideStep = Wide<scalar_t>;  // of slopes, and of the sums of short chains
   using acc_t = typename Step::acc_t;
-  using Vec = typename Step::Vec;
   using Operands = ChannelwiseOperands<scalar_t, weight_t, Op::kInputs>;
   using Inputs = std::array<Step, Op::kInputs>;
-  static constexpr int kVectors = Step::kVectors;
-  using Chain = std::array<Vec, kVectors>;
 
   // A sum's chain is as long as accuracy allows; without sums it only bounds the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain : INT64_MAX;
   // Steps taken together: as many as registers hold.
-  static constexpr int kGroup = 4 / kVectors;
+  static constexpr int kGroup = 4 / WideStep::kVectors;
 
   C10_ALWAYS_INLINE static Operands advanced(Operands from, int64_t elements) {
     for (const scalar_t*& input : from.inputs) {
@@ -42,33 +40,40 @@ struct StepsOf {
     return from;
   }
 
+  static acc_t slope(weight_t weight) { return Step::slope(static_cast<acc_t>(weight)); }
+
   // Steps at several places, with the slopes and chains of each. All loads come before the first
   // store: a load that follows a store with the same last 12 address bits would have to wait for
   // it.
   template <size_t kSteps>
   C10_ALWAYS_INLINE static void steps(
       const std::array<Operands, kSteps>& at,
-      const std::array<Chain, kSteps>& slopes,
-      std::array<Chain, kSteps>& chains) {
+      const std::array<WideStep, kSteps>& slopes,
+      std::array<WideStep, kSteps>& chains) {
+    // (Unrolled: else GCC keeps these arrays in memory.)
     std::array<Inputs, kSteps> in;
+#pragma GCC unroll 8
     for (size_t s = 0; s < kSteps; ++s) {
+#pragma GCC unroll 2
       for (int i = 0; i < Op::kInputs; ++i) {
         in[s][i] = Step::load(at[s].inputs[i]);
       }
     }
     std::array<Step, kSteps> out;
+#pragma GCC unroll 8
     for (size_t s = 0; s < kSteps; ++s) {
       combine(in[s], slopes[s], out[s], chains[s]);
     }
     if constexpr (Op::kMaps) {
+#pragma GCC unroll 8
       for (size_t s = 0; s < kSteps; ++s) {
         out[s].store(at[s].output);
       }
     }
   }
 
-  C10_ALWAYS_INLINE static void step(const Operands& at, const Chain& slopes, Chain& chain) {
-    std::array<Chain, 1> chains{chain};
+  C10_ALWAYS_INLINE static void step(const Operands& at, const WideStep& slopes, WideStep& chain) {
+    std::array<WideStep, 1> chains{chain};
     steps<1>({at}, {slopes}, chains);
     chain = chains[0];
   }
@@ -83,7 +88,8 @@ struct StepsOf {
   }
 
   // Fewer elements than a step has. Absent ones read as 0, whose term is 0.
-  static void short_step(const Operands& from, int64_t count, const Chain& slopes, Chain& chain) {
+  static void short_step(
+      const Operands& from, int64_t count, const WideStep& slopes, WideStep& chain) {
     Inputs in;
     for (int i = 0; i < Op::kInputs; ++i) {
       in[i] = Step::load(from.inputs[i], count);
@@ -98,49 +104,37 @@ struct StepsOf {
   // A step over the last elements of a run, of which only the last `count` are new: mapping the
   // others again changes nothing, but their terms must not count twice.
   C10_ALWAYS_INLINE static void overlapping_step(
-      const Operands& from, int64_t count, const Chain& slopes, Chain& chain) {
-    Chain terms = zeros();
+      const Operands& from, int64_t count, const WideStep& slopes, WideStep& chain) {
+    WideStep terms(acc_t(0));
     step(from, slopes, terms);
     if constexpr (Op::kSums) {
-      const LastLanes<acc_t, kVectors> last(count);
-      for (int v = 0; v < kVectors; ++v) {
-        chain[v] = chain[v] + last.keep(terms[v], v);
-      }
+      chain = chain + terms.last(count);
     }
   }
 
   C10_ALWAYS_INLINE static void combine(
-      const Inputs& in, const Chain& slopes, Step& out, Chain& chain) {
-    for (int v = 0; v < kVectors; ++v) {
-      std::array<Vec, Op::kInputs> values;
-      for (int i = 0; i < Op::kInputs; ++i) {
-        values[i] = in[i].vec[v];
-      }
-      if constexpr (Op::kMaps) {
-        out.vec[v] = Op::map(values, slopes[v]);
-      }
-      if constexpr (Op::kSums) {
-        chain[v] = chain[v] + Op::term(values);
-      }
+      const Inputs& in, const WideStep& slopes, Step& out, WideStep& chain) {
+    if constexpr (Op::kMaps) {
+      out = Op::map(in, slopes);
+    }
+    if constexpr (Op::kSums) {
+      chain = chain + Op::term(in);
     }
   }
 
-  C10_ALWAYS_INLINE static Chain zeros() { return broadcast(acc_t(0)); }
-
-  C10_ALWAYS_INLINE static Chain broadcast(acc_t value) {
-    Chain chain;
-    chain.fill(Vec(value));
-    return chain;
+  template <size_t kChains>
+  C10_ALWAYS_INLINE static std::array<WideStep, kChains> zeros() {
+    std::array<WideStep, kChains> chains;
+    chains.fill(WideStep(acc_t(0)));
+    return chains;
   }
 
   // The sum of 1, 2 or 4 chains.
   template <size_t kChains>
-  C10_ALWAYS_INLINE static Chain tree(std::array<Chain, kChains> chains) {
+  C10_ALWAYS_INLINE static WideStep tree(std::array<WideStep, kChains> chains) {
     for (size_t half = kChains / 2; half > 0; half /= 2) {
       for (size_t i = 0; i < half; ++i) {
-        for (int v = 0; v < kVectors; ++v) {
-          chains[i][v] = chains[i][v] + chains[i + half][v];
-        }
+        chains[i] = chains[i] + chains[i + half];
       }
     }
     return chains[0];

@@ -1,0 +1,62 @@
+#include "ceilings.h"
+
+#include <array>
+#include <cstring>
+
+#include "ceilings_avx2.h"
+
+namespace torch_ext::bench {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2");
+}
+#endif
+
+void copy_memcpy(void* out, const void* const* in, size_t bytes) {
+  std::memcpy(out, in[0], bytes);
+}
+
+// The compiler vectorises it as the build's flags allow.
+void stream_loop(void* out, const void* const* in, size_t bytes) {
+  auto* __restrict to = static_cast<unsigned char*>(out);
+  const auto* __restrict a = static_cast<const unsigned char*>(in[0]);
+  const auto* __restrict b = static_cast<const unsigned char*>(in[1]);
+  for (size_t i = 0; i < bytes; ++i) {
+    to[i] = a[i] ^ b[i];
+  }
+}
+
+}  // namespace
+
+std::span<const Ceiling> copies() {
+#if defined(__x86_64__)
+  static constexpr std::array<Ceiling, 3> kWithAvx2{{
+      {"memcpy", copy_memcpy},
+      {"avx2", avx2::copy},
+      {"avx2-nt", avx2::copy_non_temporal},
+  }};
+  if (has_avx2()) {
+    return kWithAvx2;
+  }
+#endif
+  static constexpr std::array<Ceiling, 1> kPortable{{{"memcpy", copy_memcpy}}};
+  return kPortable;
+}
+
+std::span<const Ceiling> streams() {
+#if defined(__x86_64__)
+  static constexpr std::array<Ceiling, 2> kWithAvx2{{
+      {"avx2", avx2::stream},
+      {"avx2-nt", avx2::stream_non_temporal},
+  }};
+  if (has_avx2()) {
+    return kWithAvx2;
+  }
+#endif
+  static constexpr std::array<Ceiling, 1> kPortable{{{"loop", stream_loop}}};
+  return kPortable;
+}
+
+}  // namespace torch_ext::bench

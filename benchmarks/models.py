@@ -1,0 +1,363 @@
+"""Times whole models with nn.PReLU and after torch_ext.replace_prelu: training step and inference.
+
+A training step is forward, mean squared error against random targets, and backward into fresh
+gradients; no optimizer. Inference is eval mode under torch.inference_mode. Two copies of one model
+get the same input; they are compared before anything is timed, and take turns in one process.
+Figures are medians of rounds.
+"""
+
+import argparse
+import copy
+import importlib.metadata
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from networks import FSRCNN, IResNet, slopes, spread_slopes
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile, record_function
+
+import torch_ext
+
+SAMPLE_SECONDS = 0.2  # calls are repeated until a sample takes that long
+GRADIENT_TOLERANCE = 1e-5  # of the norm: slope gradients are summed in another order
+# What the profiler calls a PReLU, each with all that it calls. The backward is the engine's whole
+# visit, because for stock the engine sums the slope's gradient after the operator proper.
+FORWARDS = ("aten::prelu", "torch_ext::prelu")
+BACKWARD = "autograd::engine::evaluate_function: "
+
+Shape = tuple[int, ...]
+Models = dict[str, nn.Module]
+Run = Callable[[], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the shapes of its input, and whether it comes from a package that may be missing."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    training: Shape
+    inference: Shape
+    packaged: bool = False
+
+
+@dataclass
+class Timing:
+    """Of a training step or an inference: seconds of every round, and what PReLU took of them."""
+
+    stock: list[float]
+    ours: list[float]
+    stock_prelu_share: float
+    ours_prelu_share: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as stock."""
+        return statistics.median(self.stock) / statistics.median(self.ours)
+
+    @property
+    def cells(self) -> str:
+        """Milliseconds of both, the ratio, PReLU's share of both."""
+        stock, ours = (statistics.median(seconds) * 1e3 for seconds in (self.stock, self.ours))
+        shares = f"{self.stock_prelu_share:7.1%}{self.ours_prelu_share:7.1%}"
+        return f"{stock:9.1f}{ours:9.1f}{self.ratio:9.2f}{shares}"
+
+
+@dataclass
+class Row:
+    """What was measured of one model."""
+
+    name: str
+    training_shape: Shape
+    inference_shape: Shape
+    parameters: int
+    prelus: int
+    skipped_prelus: int
+    gradient_difference: float  # see there
+    training: Timing
+    inference: Timing
+
+
+def monai_unet() -> nn.Module:
+    """MONAI's residual U-Net for volumes; PReLU with one slope is its default activation."""
+    from monai.networks.nets import UNet
+
+    channels, strides = (16, 32, 64, 128, 256), (2, 2, 2, 2)
+    return UNet(
+        3, in_channels=1, out_channels=2, channels=channels, strides=strides, num_res_units=2
+    )
+
+
+def compact() -> nn.Module:
+    """Real-ESRGAN's small generator (SRVGGNetCompact) as in realesr-animevideov3: 4 times as large."""
+    from spandrel.architectures.Compact import Compact
+
+    return Compact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4)
+
+
+def mtcnn(stage: str) -> Callable[[], nn.Module]:
+    """A network of MTCNN with the trained weights that facenet-pytorch packages."""
+
+    def build() -> nn.Module:
+        from facenet_pytorch.models import mtcnn
+
+        return getattr(mtcnn, stage)()
+
+    return build
+
+
+CASES = (
+    Case("IResNet-18", lambda: IResNet((2, 2, 2, 2)), (8, 3, 112, 112), (8, 3, 112, 112)),
+    Case("IResNet-50", lambda: IResNet((3, 4, 14, 3)), (8, 3, 112, 112), (8, 3, 112, 112)),
+    Case("FSRCNN x4", FSRCNN, (16, 1, 32, 32), (1, 1, 180, 320)),
+    Case("Real-ESRGAN compact", compact, (4, 3, 64, 64), (1, 3, 180, 320), True),
+    Case("MONAI UNet 3-D", monai_unet, (1, 1, 64, 64, 64), (1, 1, 96, 96, 96), True),
+    Case("MTCNN PNet", mtcnn("PNet"), (384, 3, 12, 12), (1, 3, 307, 307), True),
+    Case("MTCNN RNet", mtcnn("RNet"), (384, 3, 24, 24), (128, 3, 24, 24), True),
+    Case("MTCNN ONet", mtcnn("ONet"), (384, 3, 48, 48), (32, 3, 48, 48), True),
+)
+
+
+def outputs_of(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """A model's outputs, as a tuple even if there is one."""
+    outputs = model(x)
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def training_step(model: nn.Module, x: Tensor) -> Run:
+    """Forward, loss and backward; the gradients are left in the parameters."""
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        shapes = [output.shape for output in outputs_of(model.eval(), x)]
+        targets = [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def run() -> tuple[Tensor, ...]:
+        model.zero_grad()
+        outputs = outputs_of(model, x)
+        torch.stack([functional.mse_loss(*pair) for pair in zip(outputs, targets)]).sum().backward()
+        return outputs
+
+    model.train()
+    return run
+
+
+def inference(model: nn.Module, x: Tensor) -> Run:
+    """Forward alone."""
+    model.eval()
+
+    @torch.inference_mode()
+    def run() -> tuple[Tensor, ...]:
+        return outputs_of(model, x)
+
+    return run
+
+
+def gradient_difference(models: Models) -> float:
+    """The norm of the difference as a share of the norm: the larger of slopes and all the rest."""
+
+    def gradients(model: nn.Module) -> tuple[Tensor, Tensor]:
+        own = {id(slope) for slope in slopes(model)}
+        split: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                split[id(parameter) in own].append(parameter.grad.flatten())
+        return torch.cat(split[0]), torch.cat(split[1])
+
+    pairs = zip(gradients(models["stock"]), gradients(models["ours"]), strict=True)
+    return max(float((ours - stock).norm() / stock.norm()) for stock, ours in pairs)
+
+
+def check_outputs(what: str, runs: dict[str, Run]) -> None:
+    """Ends the program unless outputs are equal to the bit (apart from the sign of zero)."""
+    if not all(map(torch.equal, runs["stock"](), runs["ours"]())):
+        raise SystemExit(f"{what}: outputs differ from stock; nothing was timed")
+
+
+def prelu_share(run: Run, calls: int) -> float:
+    """The share of the time that is spent in PReLU, forward and backward, by the profiler."""
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+        for _ in range(calls):
+            with record_function("whole call"):
+                run()
+    totals = {event.key: event.cpu_time_total for event in profiler.key_averages()}
+    prelu = sum(
+        microseconds
+        for name, microseconds in totals.items()
+        if name in FORWARDS or (name.startswith(BACKWARD) and "prelu" in name.lower())
+    )
+    return float(prelu / totals["whole call"])
+
+
+def seconds_per_call(run: Run, calls: int) -> float:
+    """The mean of some calls."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def timed(runs: dict[str, Run], rounds: int) -> Timing:
+    """Rounds in which stock and ours take turns; who is first alternates."""
+    for run in runs.values():
+        run()
+    calls = max(1, round(SAMPLE_SECONDS / seconds_per_call(runs["stock"], 1)))
+    shares = [prelu_share(runs[name], calls) for name in ("stock", "ours")]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds):
+        for name in sorted(runs, reverse=turn % 2 == 1):
+            seconds[name].append(seconds_per_call(runs[name], calls))
+    return Timing(seconds["stock"], seconds["ours"], *shares)
+
+
+def measure(case: Case, model: nn.Module, rounds: int) -> Row:
+    """Compares, then times, the training step and the inference of one model."""
+    spread_slopes(model)
+    models = {"stock": model, "ours": copy.deepcopy(model)}
+    swap = torch_ext.replace_prelu(models["ours"])
+
+    x = torch.randn(case.inference)
+    passes = {name: inference(copied, x) for name, copied in models.items()}
+    check_outputs(f"{case.name}, inference", passes)
+    forward = timed(passes, rounds)
+
+    # Last, for it changes the running statistics of batch norms, and stock's more often.
+    x = torch.randn(case.training)
+    steps = {name: training_step(copied, x) for name, copied in models.items()}
+    check_outputs(f"{case.name}, training", steps)
+    difference = gradient_difference(models)
+    if not difference <= GRADIENT_TOLERANCE:
+        raise SystemExit(f"{case.name}: gradients differ from stock by {difference:.1e}")
+    return Row(
+        case.name,
+        case.training,
+        case.inference,
+        sum(parameter.numel() for parameter in model.parameters()),
+        len(swap.swapped),
+        len(swap.skipped),
+        difference,
+        timed(steps, rounds),
+        forward,
+    )
+
+
+def build(case: Case) -> nn.Module | str:
+    """The model, or the reason why it cannot be had: a package is missing or does not fit."""
+    torch.manual_seed(0)
+    try:
+        return case.build()
+    except Exception as error:  # what a package raises is not ours to know
+        if not case.packaged:
+            raise
+        return f"{type(error).__name__}: {error}"
+
+
+def announced(cases: list[Case]) -> Iterator[Case]:
+    """The cases; says on stderr which one it is, with a bar on a terminal."""
+    if sys.stderr.isatty() and find_spec("tqdm"):
+        from tqdm import tqdm
+
+        with tqdm(cases, leave=False, unit="model") as bar:
+            for case in bar:
+                bar.set_description(case.name)
+                yield case
+        return
+    for number, case in enumerate(cases, 1):
+        print(f"[{number}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
+        yield case
+
+
+def table(rows: list[Row]) -> str:
+    """One line for each model."""
+    kinds = f"{'training step':>41}{'inference':>41}"
+    groups = f"{'ms':>18}{'':9}{'in PReLU':>14}" * 2
+    heads = f"{'stock':>9}{'ours':>9}{'x stock':>9}{'stock':>7}{'ours':>7}" * 2
+    lines = [f"{'':26}{kinds}", f"{'':26}{groups}", f"{'model':20}{'PReLU':>6}{heads}"]
+    for row in rows:
+        lines.append(f"{row.name:20}{row.prelus:6}{row.training.cells}{row.inference.cells}")
+    for row in rows:
+        if row.skipped_prelus:
+            lines.append(f"{row.name}: {row.skipped_prelus} PReLU could not be replaced")
+    lines.append("x stock: above 1, ours is faster. in PReLU: share of the time to the left.")
+    return "\n".join(lines)
+
+
+def skipped_notes(skipped: dict[str, str]) -> str:
+    """What was skipped and why, and how to install it without exchanging torch."""
+    version = torch.__version__.partition("+")[0]
+    return "\n".join(
+        [
+            *(f"skipped: {name}: {reason}" for name, reason in skipped.items()),
+            "to have them:",
+            f'  pip install -r benchmarks/requirements.txt "torch=={version}"',
+            "  pip install --no-deps facenet-pytorch==2.6.0",
+        ]
+    )
+
+
+def machine() -> dict[str, object]:
+    """Where the figures were made."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    packages = ("monai", "spandrel", "facenet-pytorch", "torchvision")
+    found = {d.name: d.version for d in importlib.metadata.distributions() if d.name in packages}
+    return {
+        "processor": next((s.partition(": ")[2] for s in lines if s.startswith("model name")), ""),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "torch_ext": torch_ext.build_info(),
+        "packages": found,
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (%(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="models whose name has TEXT")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, prints the table, and writes the figures."""
+    arguments = parse_arguments()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reports that there is no GPU
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    here = machine()
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    for case in announced([c for c in CASES if arguments.only.lower() in c.name.lower()]):
+        model = build(case)
+        if isinstance(model, str):
+            skipped[case.name] = model
+        else:
+            rows.append(measure(case, model, arguments.rounds))
+
+    print(
+        f"torch {here['torch']}, {here['processor']}, {here['threads']} threads, "
+        f"{here['capability']}, float32; medians of {arguments.rounds} interleaved rounds; "
+        f"load before: {here['load_average']:.1f}\n"
+    )
+    if rows:
+        print(table(rows))
+    if skipped:
+        print(skipped_notes(skipped))
+    if arguments.json:
+        record = {"machine": here, "rows": [asdict(row) for row in rows], "skipped": skipped}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
