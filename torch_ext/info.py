@@ -30,7 +30,10 @@ def describe() -> str:
             "threads": torch.get_num_threads(),
             "Python": f"{platform.python_version()} on {platform.platform()}",
         },
-        "knobs": {"TORCH_EXT_HUGE_PAGES": _knob("TORCH_EXT_HUGE_PAGES", _C.huge_pages())},
+        "knobs": {
+            "TORCH_EXT_HUGE_PAGES": _knob("TORCH_EXT_HUGE_PAGES", _C.huge_pages()),
+            "TORCH_EXT_NT_STORES": _knob("TORCH_EXT_NT_STORES", _C.nt_stores()),
+        },
     }
     lines = []
     for title, entries in sections.items():

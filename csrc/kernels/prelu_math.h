@@ -14,9 +14,13 @@ struct Select {
   static constexpr T by_sign(T x, T if_positive, T otherwise) {
     return x > T(0) ? if_positive : otherwise;
   }
+  static constexpr T product_unless_positive(T x, T other) {
+    return by_sign(x, T(0), x * other);
+  }
 };
 
-// In what follows, weight * T is rounded to T, and T * T is a term of a sum, which may be wider.
+// In what follows, `weight * T` is rounded to T; a product of two T is a term of a sum and may be
+// of a wider type.
 
 // y = x > 0 ? x : w * x
 template <typename T, typename Weight>
@@ -33,8 +37,7 @@ constexpr T prelu_grad_input(T grad_output, T x, Weight weight) {
 // One element's share of dL/dw = x > 0 ? 0 : x * g
 template <typename T>
 constexpr auto prelu_grad_weight(T grad_output, T x) {
-  const auto term = x * grad_output;
-  return Select<T>::by_sign(x, decltype(x * grad_output)(0), term);
+  return Select<T>::product_unless_positive(x, grad_output);
 }
 
 }  // namespace torch_ext::math

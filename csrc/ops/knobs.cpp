@@ -14,7 +14,8 @@ bool environment_flag(const char* name, bool otherwise) {
 }  // namespace
 
 Knobs& knobs() {
-  static Knobs instance{environment_flag("TORCH_EXT_HUGE_PAGES", true)};
+  static Knobs instance{
+      environment_flag("TORCH_EXT_HUGE_PAGES", true), environment_flag("TORCH_EXT_NT_STORES", true)};
   return instance;
 }
 

@@ -9,6 +9,7 @@ namespace torch_ext {
 
 struct Knobs {
   std::atomic<bool> huge_pages;  // TORCH_EXT_HUGE_PAGES, default 1
+  std::atomic<bool> nt_stores;   // TORCH_EXT_NT_STORES, default 1
 };
 
 TORCH_EXT_API Knobs& knobs();

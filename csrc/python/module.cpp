@@ -18,4 +18,10 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def(
       "set_huge_pages", [](bool enabled) { torch_ext::knobs().huge_pages = enabled; },
       py::arg("enabled"), "As the environment variable TORCH_EXT_HUGE_PAGES, for this process.");
+  m.def(
+      "nt_stores", [] { return torch_ext::knobs().nt_stores.load(); },
+      "Whether large results are written past the caches (non-temporal stores).");
+  m.def(
+      "set_nt_stores", [](bool enabled) { torch_ext::knobs().nt_stores = enabled; },
+      py::arg("enabled"), "As the environment variable TORCH_EXT_NT_STORES, for this process.");
 }

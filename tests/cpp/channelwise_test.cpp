@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -46,12 +47,17 @@ std::vector<std::pair<const char*, const PreluKernels<scalar_t, weight_t>*>> ker
   return sets;
 }
 
-// Values between guards, `offset` elements off the alignment.
+// Values between guards, `offset` elements behind the beginning of a cache line.
 template <typename T>
 class Guarded {
  public:
   Guarded(int64_t size, int64_t offset)
-      : offset_(kGuard + offset), size_(size), storage_(size + offset + 2 * kGuard, kSentinel()) {}
+      : size_(size), storage_(size + offset + 2 * kGuard + tuning::kCacheLine, kSentinel()) {
+    void* begin = storage_.data() + kGuard;
+    size_t space = storage_.size() * sizeof(T);
+    std::align(tuning::kCacheLine, size * sizeof(T), begin, space);
+    offset_ = static_cast<T*>(begin) - storage_.data() + offset;
+  }
 
   T* data() { return storage_.data() + offset_; }
   T& operator[](int64_t i) { return data()[i]; }
@@ -128,11 +134,14 @@ class Channelwise : public testing::Test {
     const ChannelTasks tasks(view, wants_weight);
     std::vector<WideSum<acc_t>> partial(tasks.splits() * view.channels);
     const ChannelwiseOperands<scalar_t, weight_t, 1> forward{
-        {input.data()}, weight.data(), output.data()};
-    const ChannelwiseOperands<scalar_t, weight_t, 2> backward{
-        {grad_output.data(), input.data()},
+        {{input.data()}, output.data()},
         weight.data(),
-        wants_input ? grad_input.data() : nullptr};
+        forward_tasks.writes_whole_lines(output.data(), sizeof(scalar_t))};
+    const ChannelwiseOperands<scalar_t, weight_t, 2> backward{
+        {{grad_output.data(), input.data()}, wants_input ? grad_input.data() : nullptr},
+        weight.data(),
+        tasks.writes_whole_lines(grad_input.data(), sizeof(scalar_t))};
+    bypassed_ += forward.bypass_caches && backward.bypass_caches;
     const ChannelSums<acc_t, weight_t> channel_sums{
         wants_weight && tasks.splits() > 1 ? partial.data() : nullptr,
         wants_weight ? grad_weight.data() : nullptr, view.channels};
@@ -171,6 +180,7 @@ class Channelwise : public testing::Test {
   }
 
   std::mt19937 random_{11};
+  int bypassed_ = 0;  // problems that were written past the caches
 };
 
 TYPED_TEST_SUITE(Channelwise, AllTypes);
@@ -195,6 +205,15 @@ TYPED_TEST(Channelwise, TakesEveryMisalignment) {
     this->check({3, 5, 131}, offset, true, true);
     this->check({19, 21, 3}, offset, true, true);
   }
+}
+
+TYPED_TEST(Channelwise, WritesWholeLinesPastTheCaches) {
+  this->check({1, 1, 5000}, 0, true, true);
+  this->check({3, 4, 4096}, 0, true, true);
+  this->check({70, 64, 1}, 0, true, true);
+  this->check({40, 3, 32}, 0, true, true);
+  this->check({3, 5000, 1}, 0, true, true);
+  EXPECT_GE(this->bypassed_, 4);
 }
 
 TYPED_TEST(Channelwise, LeavesOutWhatIsNotWanted) {

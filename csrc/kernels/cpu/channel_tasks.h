@@ -43,6 +43,9 @@ inline constexpr int64_t kMaxColumns = 4096;  // slopes and sums that a columns 
 inline constexpr int64_t kMaxSumColumns = 2048;
 inline constexpr int64_t kMaxJoined = 960;  // columns of narrow rows that are joined
 inline constexpr int64_t kMinSumRows = 64;
+inline constexpr int64_t kFewRows = 4;      // too few to spread slopes for, unless runs are ...
+inline constexpr int64_t kTinyPlane = 16;   // ... shorter than this
+inline constexpr int64_t kCacheLine = 64;
 inline constexpr int64_t kColumnAlignment = 16;  // lanes of the widest step
 }  // namespace tuning
 
@@ -59,7 +62,8 @@ class ChannelTasks {
  public:
   // `view` must not be empty. Tasks that sum are shaped for few partial sums, others follow memory.
   constexpr ChannelTasks(const ChannelView& view, bool sums) : view_(view) {
-    if (view.inner >= tuning::kMinPlane || view.channels == 1) {
+    const bool few_rows = view.outer < tuning::kFewRows && view.inner >= tuning::kTinyPlane;
+    if (view.inner >= tuning::kMinPlane || view.channels == 1 || few_rows) {
       plan_planes(sums);
     } else {
       plan_columns(sums);
@@ -86,6 +90,18 @@ class ChannelTasks {
   // narrow tensors are joined, and what is left over is a beginning of one.
   constexpr int64_t row_size() const { return joined_ * view_.channels * view_.inner; }
   constexpr int64_t joined() const { return joined_; }
+
+  // Whether all runs that the walk writes to an output there begin at cache lines, so that it may
+  // be written past the caches.
+  bool writes_whole_lines(const void* output, int64_t element_bytes) const {
+    const int64_t run = walk_ == Walk::planes ? view_.inner : row_size();
+    const int64_t block = walk_ == Walk::planes ? inner_block_ : channel_block_ * view_.inner;
+    const auto begins_lines = [&](int64_t elements, int64_t of) {
+      return elements >= of || elements * element_bytes % tuning::kCacheLine == 0;
+    };
+    return reinterpret_cast<uintptr_t>(output) % tuning::kCacheLine == 0 &&
+           begins_lines(run, view_.numel()) && begins_lines(block, run);
+  }
 
   // Neighbouring tasks of a columns walk have the same channels, so that slopes need not be spread
   // again; those of a planes walk follow memory.
@@ -136,11 +152,13 @@ class ChannelTasks {
 
   constexpr void plan_columns(bool sums) {
     walk_ = Walk::columns;
-    // Join as many narrow rows as fit; if possible, so many that they end on a whole step.
+    // Join narrow rows, as many as fit but not most of a small tensor; if possible, so many that
+    // they end on a whole step.
     const int64_t width = view_.channels * view_.inner;
+    const int64_t columns_joined = std::min(view_.numel() / 32, tuning::kMaxJoined);
     const int64_t aligned = tuning::kColumnAlignment / std::gcd(width, tuning::kColumnAlignment);
-    const int64_t step = aligned * width <= tuning::kMaxJoined ? aligned : 1;
-    const int64_t steps = std::max<int64_t>(tuning::kMaxJoined / (step * width), 1);
+    const int64_t step = aligned * width <= columns_joined ? aligned : 1;
+    const int64_t steps = std::max<int64_t>(columns_joined / (step * width), 1);
     joined_ = std::min(view_.outer, step * steps);
     rows_ = ceil_div(view_.outer, joined_);
     inner_block_ = view_.inner;

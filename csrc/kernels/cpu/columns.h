@@ -22,6 +22,7 @@ class ColumnsWalker {
   using acc_t = typename Steps::acc_t;
   using Vec = typename WideStep::Vec;
   using Operands = typename Steps::Operands;
+  using Place = typename Steps::Place;
   using Sums = ChannelSums<acc_t, weight_t>;
   static constexpr int64_t kSize = Step::kSize;
   static constexpr int kVectors = WideStep::kVectors;
@@ -39,9 +40,6 @@ class ColumnsWalker {
   }
 
  private:
-  // Steps of a group come from several rows where they share a sum to update, else from one row.
-  static constexpr int64_t kRowGroup = 1;
-  static constexpr int64_t kColumnGroup = kGroup / kRowGroup;
   static constexpr int64_t kColumnStorage = tuning::kMaxColumns + 2 * kSize;
 
   // The columns of a task cut into steps. What is left over behind the whole ones belongs to two
@@ -81,26 +79,15 @@ class ColumnsWalker {
     }
 
     int pending = 0;
-    int64_t row = task.rows.first;
-    const auto advance = [&]<int64_t kRows>(std::integral_constant<int64_t, kRows>, int64_t width) {
-      rows<kRows>(
-          Steps::advanced(operands_, row * tasks_.row_size() + first_column), tasks_.row_size(),
-          cut, width, state);
-      row += kRows;
+    for (int64_t r = task.rows.first; r < task.rows.last; ++r) {
+      // The very last row may be a short one.
+      const int64_t width =
+          std::min(cut.columns, view.numel() - (r * tasks_.row_size() + first_column));
+      row(Steps::advanced(operands_.begin, r * tasks_.row_size() + first_column), width, cut, state);
       if (Op::kSums && ++pending == kChain) {
         widen(cut, state);
         pending = 0;
       }
-    };
-    // The very last row may be a short one.
-    const int64_t whole_rows = view.numel() / tasks_.row_size();
-    while (row + kRowGroup <= std::min(task.rows.last, whole_rows)) {
-      advance(std::integral_constant<int64_t, kRowGroup>{}, cut.columns);
-    }
-    while (row < task.rows.last) {
-      const int64_t width =
-          row < whole_rows ? cut.columns : view.numel() - whole_rows * tasks_.row_size();
-      advance(std::integral_constant<int64_t, 1>{}, width);
     }
     if constexpr (Op::kSums) {
       widen(cut, state);
@@ -131,63 +118,48 @@ class ColumnsWalker {
     }
   }
 
-  // kRows rows, `row_size` elements apart, of which the first begins at `start`; `width` columns of
-  // each.
-  template <int64_t kRows>
-  static void rows(
-      const Operands& start, int64_t row_size, const Cut& cut, int64_t width, ColumnState& state) {
-    const Operands at = start;
+  // A row of `width` columns that begins at `start`.
+  void row(const Place& start, int64_t width, const Cut& cut, ColumnState& state) const {
+    const Place at = start;
     const acc_t* const slopes = state.slopes.data();
     acc_t* const chains = state.chains.data();
     int64_t column = 0;
-    for (; width - column >= kColumnGroup * kSize; column += kColumnGroup * kSize) {
-      block<kRows, kColumnGroup>(
-          Steps::advanced(at, column), row_size, slopes + column, chains + column);
+    for (; width - column >= kGroup * kSize; column += kGroup * kSize) {
+      steps<kGroup>(
+          Steps::advanced(at, column), slopes + column, chains + column, operands_.bypass_caches);
     }
     for (; width - column >= kSize; column += kSize) {
-      block<kRows, 1>(Steps::advanced(at, column), row_size, slopes + column, chains + column);
+      steps<1>(Steps::advanced(at, column), slopes + column, chains + column);
     }
     if (width == cut.columns && cut.reaches_back()) {
       const int64_t last = cut.last_step() * kSize;
-      block<kRows, 1>(
-          Steps::advanced(at, cut.last_column()), row_size, slopes + last, chains + last, cut.left);
+      WideStep terms(acc_t(0));
+      Steps::overlapping_step(
+          Steps::advanced(at, cut.last_column()), cut.left, WideStep::load(slopes + last), terms);
+      add_to(chains + last, terms);
     } else if (column < width) {
-      for (int64_t row = 0; row < kRows; ++row) {
-        WideStep terms(acc_t(0));
-        Steps::short_step(
-            Steps::advanced(at, row * row_size + column), width - column,
-            WideStep::load(slopes + column), terms);
-        add_to(chains + column, terms);
-      }
+      WideStep terms(acc_t(0));
+      Steps::short_step(
+          Steps::advanced(at, column), width - column, WideStep::load(slopes + column), terms);
+      add_to(chains + column, terms);
     }
   }
 
-  // kColumns steps of neighbouring columns in kRows rows. Slopes are loaded and sums updated once.
-  // Only the last `counted` columns are summed.
-  template <int64_t kRows, int64_t kColumns>
-  C10_ALWAYS_INLINE static void block(
-      const Operands& start,
-      int64_t row_size,
-      const acc_t* slopes,
-      acc_t* chains,
-      int64_t counted = kSize) {
-    //static_assert(kRows == 1 || kColumns == 1);
-    constexpr size_t kSteps = kRows * kColumns;
-    std::array<Operands, kSteps> at;
+  // kSteps steps of neighbouring columns.
+  template <int64_t kSteps>
+  C10_ALWAYS_INLINE static void steps(
+      const Place& start, const acc_t* slopes, acc_t* chains, bool bypass_caches = false) {
     std::array<WideStep, kSteps> slope;
-    for (size_t s = 0; s < kSteps; ++s) {
-      at[s] = Steps::advanced(start, s * (kRows == 1 ? kSize : row_size));
-      slope[s] = WideStep::load(slopes + (kRows == 1 ? s * kSize : 0));
+#pragma GCC unroll 8
+    for (int64_t s = 0; s < kSteps; ++s) {
+      slope[s] = WideStep::load(slopes + s * kSize);
     }
     auto terms = Steps::template zeros<kSteps>();
-    Steps::template steps<kSteps>(at, slope, terms);
-    if constexpr (kColumns == 1) {
-      const WideStep sum = Steps::tree(terms);
-      add_to(chains, counted == kSize ? sum : sum.last(counted));
-    } else {
-      for (int64_t column = 0; column < kColumns; ++column) {
-        add_to(chains + column * kSize, terms[column]);
-      }
+    Steps::template steps<kSteps>(
+        Steps::template neighbours<kSteps>(start), slope, terms, bypass_caches);
+#pragma GCC unroll 8
+    for (int64_t s = 0; s < kSteps; ++s) {
+      add_to(chains + s * kSize, terms[s]);
     }
   }
 

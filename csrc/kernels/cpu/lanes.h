@@ -142,8 +142,7 @@ struct Wide {
   }
 };
 
-// One step as it is stored. `slope * lanes` is rounded to the stored type, once; `lanes * lanes`
-// stays wide, for sums.
+// One step as it is stored. `slope * lanes` is rounded to the stored type, once.
 template <typename scalar_t>
 struct Lanes {
   using acc_t = acc_type<scalar_t>;
@@ -165,6 +164,17 @@ struct Lanes {
   }
   C10_ALWAYS_INLINE void store(scalar_t* to) const { std::memcpy(to, &stored, sizeof(Register)); }
 
+  // Past the caches, and without reading the line first; `to` is aligned to a register.
+  C10_ALWAYS_INLINE void stream(scalar_t* to) const {
+#if defined(CPU_CAPABILITY_AVX512)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), std::bit_cast<__m512i>(stored));
+#elif defined(CPU_CAPABILITY_AVX2)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), std::bit_cast<__m256i>(stored));
+#else
+    store(to);
+#endif
+  }
+
   // Only the first `count` elements; others load as 0.
   static Lanes load(const scalar_t* from, int64_t count) {
     std::array<scalar_t, kSize> elements{};
@@ -185,10 +195,6 @@ struct Lanes {
   C10_ALWAYS_INLINE friend Lanes operator*(const WideStep& slope, const Lanes& lanes) {
     return rounded(slope * lanes.widened());
   }
-  C10_ALWAYS_INLINE friend WideStep operator*(const Lanes& a, const Lanes& b) {
-    return a.widened() * b.widened();
-  }
-
   C10_ALWAYS_INLINE WideStep widened() const {
     WideStep wide;
     if constexpr (!kIs16Bit) {
@@ -314,14 +320,21 @@ struct Select<cpu::CPU_CAPABILITY::Lanes<scalar_t>> {
       return {by_sign(x.stored, if_positive.stored, otherwise.stored)};
     }
   }
-  C10_ALWAYS_INLINE static Wide by_sign(
-      const Lanes& x, const Wide& if_positive, const Wide& otherwise) {
-    const Wide wide = x.widened();
-    Wide chosen;
-    for (int v = 0; v < Wide::kVectors; ++v) {
-      chosen.vec[v] = by_sign(wide.vec[v], if_positive.vec[v], otherwise.vec[v]);
+  C10_ALWAYS_INLINE static Wide product_unless_positive(const Lanes& x, const Lanes& other) {
+    if constexpr (Wide::kEvenOdd) {
+      // Zeroing both factors takes one comparison for a whole register; 0 * 0 is 0 as surely.
+      const auto positive = x.positive();
+      const Lanes x_or_zero{~positive & x.stored};
+      const Lanes other_or_zero{~positive & other.stored};
+      return x_or_zero.widened() * other_or_zero.widened();
+    } else {
+      const Wide wide_x = x.widened();
+      Wide product = wide_x * other.widened();
+      for (int v = 0; v < Wide::kVectors; ++v) {
+        product.vec[v] = by_sign(wide_x.vec[v], Vec(0), product.vec[v]);
+      }
+      return product;
     }
-    return chosen;
   }
 
  private:

@@ -20,6 +20,7 @@ class PlanesWalker {
   using WideStep = typename Steps::WideStep;
   using acc_t = typename Steps::acc_t;
   using Operands = typename Steps::Operands;
+  using Place = typename Steps::Place;
   using Sums = ChannelSums<acc_t, weight_t>;
   static constexpr int kGroup = Steps::kGroup;
 
@@ -43,8 +44,8 @@ class PlanesWalker {
         const int64_t at = (row * view.channels + c) * view.inner + task.inner.first;
         const WideStep slope(Steps::slope(operands_.weight[c]));
         run_of(
-            Steps::advanced(operands_, at), task.inner.size(), slope,
-            sums[Op::kSums ? c - task.channels.first : 0]);
+            Steps::advanced(operands_.begin, at), task.inner.size(), slope,
+            operands_.bypass_caches, sums[Op::kSums ? c - task.channels.first : 0]);
       }
     }
     if constexpr (Op::kSums) {
@@ -56,8 +57,12 @@ class PlanesWalker {
 
   // Neighbours that share a slope.
   static void run_of(
-      const Operands& start, int64_t count, const WideStep& slope, WideLanes<acc_t>& sum) {
-    Operands at = start;
+      const Place& start,
+      int64_t count,
+      const WideStep& slope,
+      bool bypass_caches,
+      WideLanes<acc_t>& sum) {
+    Place at = start;
     int64_t left = count;
     std::array<WideStep, kGroup> slopes;
     slopes.fill(slope);
@@ -65,7 +70,7 @@ class PlanesWalker {
       auto chains = Steps::template zeros<kGroup>();
       const int64_t rounds = std::min<int64_t>(Steps::kRounds, left / (kGroup * Step::kSize));
       for (int64_t round = 0; round < rounds; ++round) {
-        Steps::template steps<kGroup>(Steps::template neighbours<kGroup>(at), slopes, chains);
+        Steps::template steps<kGroup>(Steps::template neighbours<kGroup>(at), slopes, chains, bypass_caches);
         at = Steps::advanced(at, kGroup * Step::kSize);
       }
       left -= rounds * kGroup * Step::kSize;

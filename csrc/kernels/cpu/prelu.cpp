@@ -55,7 +55,7 @@ void backward(
     const ChannelSums<acc_type<scalar_t>, weight_t>& sums) {
   if (sums.result == nullptr) {
     run_tasks<Backward<true, false>, scalar_t, weight_t>(tasks, first, last, operands, sums);
-  } else if (operands.output == nullptr) {
+  } else if (operands.begin.output == nullptr) {
     run_tasks<Backward<false, true>, scalar_t, weight_t>(tasks, first, last, operands, sums);
   } else {
     run_tasks<Backward<true, true>, scalar_t, weight_t>(tasks, first, last, operands, sums);

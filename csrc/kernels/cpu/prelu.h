@@ -10,12 +10,18 @@
 
 namespace torch_ext::cpu {
 
-// All of the tasks' layout, one after another in memory; weight has one slope per channel.
+// weight has one slope per channel; everything else is of the tasks' layout, one after another in
+// memory.
 template <typename scalar_t, typename weight_t, int kInputs>
 struct ChannelwiseOperands {
-  std::array<const scalar_t*, kInputs> inputs;
+  struct Place {
+    std::array<const scalar_t*, kInputs> inputs;
+    scalar_t* output;  // null where nothing is mapped
+  };
+
+  Place begin;
   const weight_t* weight;
-  scalar_t* output;  // null where nothing is mapped
+  bool bypass_caches = false;  // only if ChannelTasks::writes_whole_lines
 };
 
 // Where a task leaves its channels' sums: in its row of partial sums or, if each channel has only

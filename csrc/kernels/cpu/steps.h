@@ -23,14 +23,15 @@ struct StepsOf {
   using WideStep = Wide<scalar_t>;  // of slopes, and of the sums of short chains
   using acc_t = typename Step::acc_t;
   using Operands = ChannelwiseOperands<scalar_t, weight_t, Op::kInputs>;
+  using Place = typename Operands::Place;
   using Inputs = std::array<Step, Op::kInputs>;
 
   // A sum's chain is as long as accuracy allows; without sums it only bounds the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain : INT64_MAX;
   // Steps taken together: as many as registers hold.
-  static constexpr int kGroup = 4 / WideStep::kVectors;
+  static constexpr int kGroup = WideStep::kVectors == 1 ? 4 : WideStep::kEvenOdd && Op::kSums ? 1 : 2;
 
-  C10_ALWAYS_INLINE static Operands advanced(Operands from, int64_t elements) {
+  C10_ALWAYS_INLINE static Place advanced(Place from, int64_t elements) {
     for (const scalar_t*& input : from.inputs) {
       input += elements;
     }
@@ -47,9 +48,10 @@ struct StepsOf {
   // it.
   template <size_t kSteps>
   C10_ALWAYS_INLINE static void steps(
-      const std::array<Operands, kSteps>& at,
+      const std::array<Place, kSteps>& at,
       const std::array<WideStep, kSteps>& slopes,
-      std::array<WideStep, kSteps>& chains) {
+      std::array<WideStep, kSteps>& chains,
+      bool bypass_caches = false) {
     // (Unrolled: else GCC keeps these arrays in memory.)
     std::array<Inputs, kSteps> in;
 #pragma GCC unroll 8
@@ -67,20 +69,20 @@ struct StepsOf {
     if constexpr (Op::kMaps) {
 #pragma GCC unroll 8
       for (size_t s = 0; s < kSteps; ++s) {
-        out[s].store(at[s].output);
+        bypass_caches ? out[s].stream(at[s].output) : out[s].store(at[s].output);
       }
     }
   }
 
-  C10_ALWAYS_INLINE static void step(const Operands& at, const WideStep& slopes, WideStep& chain) {
+  C10_ALWAYS_INLINE static void step(const Place& at, const WideStep& slopes, WideStep& chain) {
     std::array<WideStep, 1> chains{chain};
     steps<1>({at}, {slopes}, chains);
     chain = chains[0];
   }
 
   template <size_t kSteps>
-  C10_ALWAYS_INLINE static std::array<Operands, kSteps> neighbours(const Operands& first) {
-    std::array<Operands, kSteps> at;
+  C10_ALWAYS_INLINE static std::array<Place, kSteps> neighbours(const Place& first) {
+    std::array<Place, kSteps> at;
     for (size_t s = 0; s < kSteps; ++s) {
       at[s] = advanced(first, s * Step::kSize);
     }
@@ -89,7 +91,7 @@ struct StepsOf {
 
   // Fewer elements than a step has. Absent ones read as 0, whose term is 0.
   static void short_step(
-      const Operands& from, int64_t count, const WideStep& slopes, WideStep& chain) {
+      const Place& from, int64_t count, const WideStep& slopes, WideStep& chain) {
     Inputs in;
     for (int i = 0; i < Op::kInputs; ++i) {
       in[i] = Step::load(from.inputs[i], count);
@@ -104,7 +106,7 @@ struct StepsOf {
   // A step over the last elements of a run, of which only the last `count` are new: mapping the
   // others again changes nothing, but their terms must not count twice.
   C10_ALWAYS_INLINE static void overlapping_step(
-      const Operands& from, int64_t count, const WideStep& slopes, WideStep& chain) {
+      const Place& from, int64_t count, const WideStep& slopes, WideStep& chain) {
     WideStep terms(acc_t(0));
     step(from, slopes, terms);
     if constexpr (Op::kSums) {
