@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -231,6 +232,35 @@ TYPED_TEST(Channelwise, CombinesTheTasksOfLargeTensors) {
   this->check({40, 90, 25}, 0, true, true);
 }
 
+// A NaN has 2^24 - 2 bit patterns, and rounding to 16 bits must not make a number of any.
+TYPED_TEST(Channelwise, KeepsEveryKindOfNaN) {
+  using scalar_t = typename TypeParam::scalar_t;
+  using weight_t = typename TypeParam::weight_t;
+  constexpr int64_t kSize = 100;
+  for (const uint32_t bits : {0x7FC00000u, 0xFFC00000u, 0x7F800001u, 0x7FFFFFFFu, 0xFFFFFFFFu}) {
+    const auto nan = std::bit_cast<float>(bits);
+    const std::vector<scalar_t> ones(kSize, static_cast<scalar_t>(-1.0f));
+    std::vector<scalar_t> nans(kSize, static_cast<scalar_t>(nan)), output(kSize), grad(kSize);
+    for (const auto& [capability, kernels] : kernel_sets<scalar_t, weight_t>()) {
+      for (const ChannelView& view : {ChannelView{1, 1, kSize}, ChannelView{1, kSize, 1}}) {
+        for (const bool slope_is_nan : {true, false}) {
+          const std::vector<weight_t> weight(
+              view.channels, static_cast<weight_t>(slope_is_nan ? nan : 0.25f));
+          const scalar_t* const input = slope_is_nan ? ones.data() : nans.data();
+          const ChannelTasks tasks(view, false);
+          kernels->forward(tasks, 0, tasks.size(), {{{input}, output.data()}, weight.data()});
+          kernels->backward(
+              tasks, 0, tasks.size(), {{{nans.data(), input}, grad.data()}, weight.data()}, {});
+          for (int64_t i = 0; i < kSize; ++i) {
+            ASSERT_TRUE(std::isnan(static_cast<float>(output[i]))) << capability << ' ' << i;
+            ASSERT_TRUE(std::isnan(static_cast<float>(grad[i]))) << capability << ' ' << i;
+          }
+        }
+      }
+    }
+  }
+}
+
 // Constant terms are the worst case for sums: each addition rounds the same way.
 TYPED_TEST(Channelwise, StaysInsideTheErrorBoundOnConstantData) {
   using scalar_t = typename TypeParam::scalar_t;
@@ -252,7 +282,7 @@ TYPED_TEST(Channelwise, StaysInsideTheErrorBoundOnConstantData) {
       const ChannelSums<acc_t, weight_t> sums{
           tasks.splits() > 1 ? partial.data() : nullptr, grad_weight.data(), view.channels};
       kernels->backward(
-          tasks, 0, tasks.size(), {{grad_output.data(), input.data()}, weight.data(), nullptr},
+          tasks, 0, tasks.size(), {{{grad_output.data(), input.data()}, nullptr}, weight.data()},
           sums);
       if (sums.partial != nullptr) {
         sums.finish(tasks.splits(), 0, view.channels);

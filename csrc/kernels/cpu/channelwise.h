@@ -2,6 +2,7 @@
 // to each, maps them to an output and sums a term per channel, in one pass over memory.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "kernels/cpu/columns.h"
@@ -21,6 +22,10 @@ void run_tasks(
     PlanesWalker<Op, scalar_t, weight_t>(tasks, operands, sums).run(first, last);
   } else {
     ColumnsWalker<Op, scalar_t, weight_t>(tasks, operands, sums).run(first, last);
+  }
+  if (operands.bypass_caches) {
+    // Such stores are ordered by nothing weaker; other threads will read them.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
   }
 }
 
