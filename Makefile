@@ -1,4 +1,7 @@
-# make demo | test | build | wheel | bench | format | check-format | clean
+# make demo | test | build | wheel | format | check-format | clean
+# make bench           PReLU layer by layer against PyTorch and torch.compile; BENCH_ARGS="--help" tells more
+# make bench-kernels   the CPU kernels alone against a tuned copy
+# make bench-models    training steps and inference of whole models
 #
 # Everything that a target needs is set up by it: a virtual environment with the pinned tools, the build.
 #   TORCH_VERSION=2.11.0  another torch, in an environment of its own
@@ -18,15 +21,25 @@ export PYTHONPATH := $(CURDIR)
 export TORCH_EXT_BUILD_DIR := $(abspath $(BUILD))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test pytest ctest build wheel bench format check-format environment system clean
+.PHONY: demo test pytest ctest build wheel bench bench-kernels bench-models format check-format environment system clean
 
 test: build ctest pytest
 
 demo: build $(VENV)/.demo-ready
 	$(PY) examples/python/demo.py
 
-bench: build
+bench: build $(VENV)/.bench-ready
 	$(PY) benchmarks/prelu.py $(BENCH_ARGS)
+
+bench-models: build $(VENV)/.bench-models-ready
+	$(PY) benchmarks/models.py $(BENCH_ARGS)
+
+bench-kernels: system environment
+	@test -e /usr/include/benchmark/benchmark.h || apt-get install -y -qq libbenchmark-dev
+	cmake -S . -B $(BUILD)-kernels -G Ninja -DTORCH_EXT_BENCHMARKS=ON -DTORCH_EXT_CUDA=OFF \
+	  -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.__path__[0])')"
+	cmake --build $(BUILD)-kernels --target kernels_benchmark
+	$(BUILD)-kernels/benchmarks/cpp/kernels_benchmark $(BENCH_ARGS)
 
 # Passive: threads that wait must not take the cores from those that compile or compute.
 pytest: build
@@ -49,6 +62,16 @@ $(VENV)/.ready: tests/requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy" && command -v cmake ninja; } >/dev/null 2>&1 \
 	  || $(PY) -m pip install torch==$(TORCH_VERSION) -r tests/requirements.txt
+	touch $@
+
+$(VENV)/.bench-ready: benchmarks/requirements.txt $(VENV)/.ready
+	$(PY) -c "import rich, matplotlib" || $(PY) -m pip install -r benchmarks/requirements.txt
+	touch $@
+
+$(VENV)/.bench-models-ready: benchmarks/models-requirements.txt $(VENV)/.ready
+	$(PY) -m pip install -r benchmarks/models-requirements.txt \
+	  "torch==$$($(PY) -c 'import importlib.metadata as m; print(m.version("torch"))')"
+	$(PY) -m pip install --no-deps facenet-pytorch==2.6.0
 	touch $@
 
 # facenet-pytorch pins old versions of what we have newer, hence last and alone.

@@ -297,7 +297,7 @@ def skipped_notes(skipped: dict[str, str]) -> str:
         [
             *(f"skipped: {name}: {reason}" for name, reason in skipped.items()),
             "to have them:",
-            f'  pip install -r benchmarks/requirements.txt "torch=={version}"',
+            f'  pip install -r benchmarks/models-requirements.txt "torch=={version}"',
             "  pip install --no-deps facenet-pytorch==2.6.0",
         ]
     )

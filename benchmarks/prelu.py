@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 import torch._functorch.config
 from cases import Case, all_cases, core_cases
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from timing import Contenders, Timing, interleaved
+from timing import Run, interleaved
 from torch import Tensor
 from torch.nn import functional
 
@@ -58,61 +59,61 @@ def check(case: Case, x: Tensor, weight: Tensor, grad_output: Tensor) -> None:
             raise SystemExit(f"{case.title}: results differ from stock; nothing was timed")
 
 
+@dataclass
+class Runs:
+    """What is timed of one case."""
+
+    x: Tensor
+    weight: Tensor
+    grad_output: Tensor
+
+    def forward(self, prelu: Prelu) -> Run:
+        return lambda: prelu(self.x, self.weight)
+
+    def backward(self, y: Tensor) -> Run:
+        inputs = (self.x, self.weight)
+        return lambda: torch.autograd.grad(y, inputs, self.grad_output, retain_graph=True)
+
+    def step(self, prelu: Prelu) -> Run:
+        inputs = (self.x, self.weight)
+        return lambda: torch.autograd.grad(prelu(*inputs), inputs, self.grad_output)
+
+
 def measure(case: Case, rounds: int, compiled: bool) -> report.Row:
     x, weight, grad_output = case.tensors()
     check(case, x, weight, grad_output)
     prelus = contenders(case, compiled)
-
-    def forward(prelu: Prelu) -> Callable[[], object]:
-        return lambda: prelu(x, weight)
-
-    def backward(y: Tensor) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(y, (x, weight), grad_output, retain_graph=True)
-
-    def step(prelu: Prelu) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(prelu(x, weight), (x, weight), grad_output)
-
-    def timed(runs: Contenders) -> Timing:
-        return interleaved(runs, rounds)
-
+    runs = Runs(x, weight, grad_output)
     with torch.no_grad():
-        runs = {name: forward(prelu) for name, prelu in prelus.items()}
-        forward_times = timed({**runs, "copy": lambda: x.clone()})
-    runs = {name: backward(prelu(x, weight)) for name, prelu in prelus.items()}
-    backward_memory = {name: memory.of(run) for name, run in runs.items()}
-    backward_times = timed(runs)
-    runs.clear()
-    step_times = timed({name: step(prelu) for name, prelu in prelus.items()})
+        forwards = {name: runs.forward(prelu) for name, prelu in prelus.items()}
+        forward_times = interleaved({**forwards, "copy": lambda: x.clone()}, rounds)
+    backwards = {name: runs.backward(prelu(x, weight)) for name, prelu in prelus.items()}
+    backward_memory = {name: memory.of(run) for name, run in backwards.items()}
+    backward_times = interleaved(backwards, rounds)
+    backwards.clear()
+    steps = {name: runs.step(prelu) for name, prelu in prelus.items()}
+    step_times = interleaved(steps, rounds)
     return report.Row(case, forward_times, backward_times, step_times, backward_memory)
 
 
 def thread_scaling(cases: list[Case], rounds: int) -> list[report.Scaling]:
     """One thread against all of them, interleaved, where the data stays in cache."""
     threads = torch.get_num_threads()
+    counts = {
+        "one": lambda: torch.set_num_threads(1),
+        "all": lambda: torch.set_num_threads(threads),
+    }
     rows = []
     for case in cases:
         x, weight, grad_output = case.tensors()
+        runs = Runs(x, weight, grad_output)
         y = torch_ext.prelu(x, weight)
-
-        def forward(count: int, x: Tensor = x, weight: Tensor = weight) -> None:
-            torch.set_num_threads(count)
-            with torch.no_grad():
-                torch_ext.prelu(x, weight)
-
-        def backward(
-            count: int,
-            y: Tensor = y,
-            inputs: tuple[Tensor, Tensor] = (x, weight),
-            grad_output: Tensor = grad_output,
-        ) -> None:
-            torch.set_num_threads(count)
-            torch.autograd.grad(y, inputs, grad_output, retain_graph=True)
-
         ratios = {}
-        for name, run in (("forward", forward), ("backward", backward)):
-            timing = interleaved(
-                {"one": lambda run=run: run(1), "all": lambda run=run: run(threads)}, rounds
-            )
+        for name, run in (
+            ("forward", torch.no_grad()(runs.forward(torch_ext.prelu))),
+            ("backward", runs.backward(y)),
+        ):
+            timing = interleaved({"one": run, "all": run}, rounds, prepare=counts)
             ratios[name] = timing.ratio("one", "all")
         rows.append(report.Scaling(case, **ratios))
     torch.set_num_threads(threads)

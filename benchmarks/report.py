@@ -85,7 +85,7 @@ class Machine:
 
 
 def show(machine: Machine, rows: list[Row], scaling: list[Scaling]) -> None:
-    console = Console(width=max(Console().width, 180))
+    console = Console(width=max(Console().width, 210))
     console.print(f"\n{machine.title}; times as fast as …, medians of interleaved rounds")
     console.print(_table(rows))
     if scaling:

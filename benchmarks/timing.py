@@ -10,7 +10,8 @@ SAMPLE_SECONDS = 0.02  # calls are repeated until one sample takes that long
 TOLERATED_WAIT = 0.02  # share of a round that threads may have waited for a processor
 PATIENCE = 2  # at most so many times the rounds asked for
 
-Contenders = dict[str, Callable[[], object]]
+Run = Callable[[], object]
+Contenders = dict[str, Run]
 
 
 @dataclass
@@ -27,41 +28,55 @@ class Timing:
         return self.seconds[rival] / self.seconds[ours]
 
 
-def interleaved(contenders: Contenders, rounds: int) -> Timing:
+def interleaved(contenders: Contenders, rounds: int, prepare: Contenders | None = None) -> Timing:
     """Times all contenders in turn, round by round.
+
+    Before each sample comes an untimed call of the same contender, so that it finds caches, heap and
+    pages as it left them itself, not as its rival did; and before that, what `prepare` has for it.
 
     A round in which this process's threads were ready but had to wait for a processor (Linux counts
     that) is thrown away whole: one stalled worker costs its team a scheduler slice. Where too few
     quiet rounds can be had, all of them count.
     """
-    calls = {name: _calls_per_sample(run) for name, run in contenders.items()}
+
+    def sample(name: str) -> float:
+        if prepare:
+            prepare[name]()
+        contenders[name]()
+        return _seconds_per_call(contenders[name], calls[name])
+
+    calls = {}
+    for name, run in contenders.items():
+        if prepare:
+            prepare[name]()
+        calls[name] = _calls_per_sample(run)
     quiet: list[dict[str, float]] = []
     every: list[dict[str, float]] = []
     while len(quiet) < rounds and len(every) < PATIENCE * rounds:
         waited, began = _seconds_waited(), time.perf_counter()
-        sample = {name: _seconds_per_call(run, calls[name]) for name, run in contenders.items()}
+        seconds = {name: sample(name) for name in contenders}
         wait_share = (_seconds_waited() - waited) / (time.perf_counter() - began)
-        every.append(sample)
+        every.append(seconds)
         if wait_share <= TOLERATED_WAIT:
-            quiet.append(sample)
+            quiet.append(seconds)
     disturbed = len(quiet) < min(rounds, 5)
     counted = every if disturbed else quiet
     return Timing(
-        {name: statistics.median(sample[name] for sample in counted) for name in contenders},
+        {name: statistics.median(each[name] for each in counted) for name in contenders},
         len(counted),
         len(every) - len(counted),
         disturbed,
     )
 
 
-def _seconds_per_call(run: Callable[[], object], calls: int) -> float:
+def _seconds_per_call(run: Run, calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
         run()
     return (time.perf_counter() - start) / calls
 
 
-def _calls_per_sample(run: Callable[[], object]) -> int:
+def _calls_per_sample(run: Run) -> int:
     run()  # the first call pays for thread pools, compilers and page tables
     calls = 1
     while (seconds := _seconds_per_call(run, calls)) * calls < SAMPLE_SECONDS / 4:

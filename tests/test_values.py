@@ -170,6 +170,23 @@ def test_special_values_follow_the_definition(slope, layout, dtypes, device):
         assert_same_bits(grad_input, stock_grad_input)
 
 
+@pytest.mark.parametrize("slope", (*SLOPES, 1e-30, 3e38, 1.0 + 2.0**-9))
+@pytest.mark.parametrize("shape", ((1, 1, 1 << 16), (1 << 12, 16)), ids=("planes", "columns"))
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=("bf16", "fp16"))
+@pytest.mark.parametrize("mixed", (False, True), ids=("one_dtype", "float32_slope"))
+def test_all_16_bit_patterns_special_or_not(slope, shape, dtype, mixed, device):
+    """Every input, with every gradient once; rounding works on bits, where NaNs need no luck."""
+    patterns = torch.arange(-(1 << 15), 1 << 15, device=device).to(torch.int16).view(dtype)
+    input = patterns.reshape(shape)
+    grad_output = patterns[torch.randperm(len(patterns))].reshape(shape)
+    slopes = shape[1]
+    weight = torch.full((slopes,), slope, device=device)  # may overflow to infinity in 16 bit
+    weight = weight if mixed else weight.to(dtype)
+    assert_same_bits(prelu(input, weight), reference.forward(input, weight))
+    grad_input, _ = prelu_backward(grad_output, input, weight, [True, False])
+    assert_same_bits(grad_input, reference.grad_input(grad_output, input, weight))
+
+
 def test_weight_gradient_of_one_special_term_is_that_term(dtypes, device):
     """One channel for each pair, so that no sum hides a term."""
     dtype, weight_dtype = dtypes

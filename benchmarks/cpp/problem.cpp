@@ -85,8 +85,9 @@ class TypedProblem : public Problem {
   void forward(int threads) override {
     const cpu::ChannelTasks tasks(view_, /*sums=*/false);
     const cpu::ChannelwiseOperands<scalar_t, weight_t, 1> operands{
-        {{input()}, result()}, weight_.data(),
-        getenv("TE_NT") && bytes_ >= (16<<20) && tasks.writes_whole_lines(result(), sizeof(scalar_t))};
+        {{input()}, result()},
+        weight_.data(),
+        tasks.should_bypass_caches(result(), sizeof(scalar_t))};
     parallel_for(threads, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {
       kernels_.forward(tasks, first, last, operands);
     });
@@ -95,8 +96,9 @@ class TypedProblem : public Problem {
   void backward(int threads) override {
     const cpu::ChannelTasks tasks(view_, /*sums=*/true);
     const cpu::ChannelwiseOperands<scalar_t, weight_t, 2> operands{
-        {{grad_output(), input()}, result()}, weight_.data(),
-        getenv("TE_NT") && bytes_ >= (16<<20) && tasks.writes_whole_lines(result(), sizeof(scalar_t))};
+        {{grad_output(), input()}, result()},
+        weight_.data(),
+        tasks.should_bypass_caches(result(), sizeof(scalar_t))};
     const cpu::ChannelSums<acc_t, weight_t> sums{
         tasks.splits() > 1 ? partial_.data() : nullptr, grad_weight_.data(), view_.channels};
     parallel_for(threads, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {

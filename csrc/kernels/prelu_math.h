@@ -14,9 +14,7 @@ struct Select {
   static constexpr T by_sign(T x, T if_positive, T otherwise) {
     return x > T(0) ? if_positive : otherwise;
   }
-  static constexpr T product_unless_positive(T x, T other) {
-    return by_sign(x, T(0), x * other);
-  }
+  static constexpr T product_unless_positive(T x, T other) { return by_sign(x, T(0), x * other); }
 };
 
 // In what follows, `weight * T` is rounded to T; a product of two T is a term of a sum and may be

@@ -15,7 +15,8 @@ bool environment_flag(const char* name, bool otherwise) {
 
 Knobs& knobs() {
   static Knobs instance{
-      environment_flag("TORCH_EXT_HUGE_PAGES", true), environment_flag("TORCH_EXT_NT_STORES", true)};
+      environment_flag("TORCH_EXT_HUGE_PAGES", true),
+      environment_flag("TORCH_EXT_NT_STORES", true)};
   return instance;
 }
 

@@ -46,22 +46,14 @@ at::Tensor new_output(const at::Tensor& dense_input) {
   return output;
 }
 
-// From this size on a result would drive everything else from the caches, itself included.
-constexpr int64_t kBypassBytes = int64_t{32} << 20;
-
-template <typename scalar_t>
-bool may_bypass_caches(const cpu::ChannelTasks& tasks, const scalar_t* output) {
-  return knobs().nt_stores && tasks.view().numel() * int64_t{sizeof(scalar_t)} >= kBypassBytes &&
-         tasks.writes_whole_lines(output, sizeof(scalar_t));
-}
-
 template <typename scalar_t, typename weight_t>
 void forward(const PreluArgs& args, const at::Tensor& output) {
   const cpu::ChannelTasks tasks(args.view(), /*sums=*/false);
   cpu::ChannelwiseOperands<scalar_t, weight_t, 1> operands{
       {{args.input().const_data_ptr<scalar_t>()}, output.mutable_data_ptr<scalar_t>()},
       args.weight().const_data_ptr<weight_t>()};
-  operands.bypass_caches = may_bypass_caches(tasks, operands.begin.output);
+  operands.bypass_caches =
+      knobs().nt_stores && tasks.should_bypass_caches(operands.begin.output, sizeof(scalar_t));
   at::parallel_for(0, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {
     kernels<scalar_t, weight_t>().forward(tasks, first, last, operands);
   });
@@ -80,7 +72,8 @@ void backward(
       {{grad_output.const_data_ptr<scalar_t>(), args.input().const_data_ptr<scalar_t>()},
        grad_input.defined() ? grad_input.mutable_data_ptr<scalar_t>() : nullptr},
       args.weight().const_data_ptr<weight_t>()};
-  operands.bypass_caches = may_bypass_caches(tasks, operands.begin.output);
+  operands.bypass_caches =
+      knobs().nt_stores && tasks.should_bypass_caches(operands.begin.output, sizeof(scalar_t));
 
   cpu::ChannelSums<acc_t, weight_t> sums{nullptr, nullptr, args.view().channels};
   at::Tensor partial;

@@ -35,6 +35,7 @@ namespace tuning {
 inline constexpr int64_t kThreadElements = 32768;   // worth waking another thread for
 inline constexpr int64_t kTaskElements = 16384;     // at least; small tasks share out evenly
 inline constexpr int64_t kSumTaskElements = 32768;  // the same with sums, which each task pays for
+inline constexpr int64_t kTaskMultiple = 8;         // of tasks, for equal shares of few threads
 inline constexpr int64_t kMaxTasks = 256;           // larger tensors get larger tasks, not more
 inline constexpr int64_t kMinPlane = 64;            // shorter runs are walked as columns
 inline constexpr int64_t kMaxPlaneChannels = 128;   // running sums a planes task keeps at hand
@@ -43,9 +44,11 @@ inline constexpr int64_t kMaxColumns = 4096;  // slopes and sums that a columns 
 inline constexpr int64_t kMaxSumColumns = 2048;
 inline constexpr int64_t kMaxJoined = 960;  // columns of narrow rows that are joined
 inline constexpr int64_t kMinSumRows = 64;
-inline constexpr int64_t kFewRows = 4;      // too few to spread slopes for, unless runs are ...
-inline constexpr int64_t kTinyPlane = 16;   // ... shorter than this
+inline constexpr int64_t kFewRows = 4;     // too few to spread slopes for, unless runs are ...
+inline constexpr int64_t kTinyPlane = 16;  // ... shorter than this
 inline constexpr int64_t kCacheLine = 64;
+inline constexpr int64_t kBypassBytes = int64_t{32}
+                                        << 20;   // of a result that would fill the caches
 inline constexpr int64_t kColumnAlignment = 16;  // lanes of the widest step
 }  // namespace tuning
 
@@ -103,6 +106,13 @@ class ChannelTasks {
            begins_lines(run, view_.numel()) && begins_lines(block, run);
   }
 
+  // Whether it should be: a result so large would drive everything else from the caches, and then
+  // its own beginning.
+  bool should_bypass_caches(const void* output, int64_t element_bytes) const {
+    return view_.numel() * element_bytes >= tuning::kBypassBytes &&
+           writes_whole_lines(output, element_bytes);
+  }
+
   // Neighbouring tasks of a columns walk have the same channels, so that slopes need not be spread
   // again; those of a planes walk follow memory.
   constexpr Task operator[](int64_t index) const {
@@ -121,9 +131,17 @@ class ChannelTasks {
     return {index * size, std::min((index + 1) * size, total)};
   }
 
+  // What is worth sharing is cut into a multiple of kTaskMultiple tasks.
   constexpr int64_t task_elements(bool sums) const {
-    return std::max(
-        sums ? tuning::kSumTaskElements : tuning::kTaskElements, view_.numel() / tuning::kMaxTasks);
+    const int64_t numel = view_.numel();
+    const int64_t least = sums ? tuning::kSumTaskElements : tuning::kTaskElements;
+    const int64_t elements = std::max(least, numel / tuning::kMaxTasks);
+    if (numel < 2 * tuning::kThreadElements) {
+      return elements;
+    }
+    const int64_t tasks =
+        ceil_div(ceil_div(numel, elements), tuning::kTaskMultiple) * tuning::kTaskMultiple;
+    return ceil_div(numel, tasks);
   }
 
   constexpr void plan_planes(bool sums) {
@@ -165,8 +183,12 @@ class ChannelTasks {
     const int64_t columns = sums ? tuning::kMaxSumColumns : tuning::kMaxColumns;
     channel_block_ =
         joined_ > 1 ? view_.channels : even_block(view_.channels, columns / view_.inner);
+    // Sums of too few rows would cost more than the rows, but small tensors need shares as well.
+    const int64_t shares =
+        ceil_div(tuning::kTaskMultiple, ceil_div(view_.channels, channel_block_));
+    const int64_t least = sums ? std::min(tuning::kMinSumRows, ceil_div(rows_, shares)) : 1;
     const int64_t rows = task_elements(sums) / (joined_ * channel_block_ * view_.inner);
-    row_block_ = even_block(rows_, sums ? std::max(rows, tuning::kMinSumRows) : rows);
+    row_block_ = even_block(rows_, std::max(rows, least));
   }
 
   ChannelView view_;

@@ -43,7 +43,8 @@ class ColumnsWalker {
   static constexpr int64_t kColumnStorage = tuning::kMaxColumns + 2 * kSize;
 
   // The columns of a task cut into steps. What is left over behind the whole ones belongs to two
-  // more: a begun step, for a row that ends there, and a last one that reaches back, for the others.
+  // more: a begun step, for a row that ends there, and a last one that reaches back, for the
+  // others.
   struct Cut {
     int64_t columns;
     int64_t whole = columns / kSize;
@@ -83,7 +84,8 @@ class ColumnsWalker {
       // The very last row may be a short one.
       const int64_t width =
           std::min(cut.columns, view.numel() - (r * tasks_.row_size() + first_column));
-      row(Steps::advanced(operands_.begin, r * tasks_.row_size() + first_column), width, cut, state);
+      row(Steps::advanced(operands_.begin, r * tasks_.row_size() + first_column), width, cut,
+          state);
       if (Op::kSums && ++pending == kChain) {
         widen(cut, state);
         pending = 0;

@@ -84,8 +84,12 @@ struct Wide {
   }
 
   // From natural order, and to it.
-  C10_ALWAYS_INLINE Wide ordered() const { return shuffled<true>(std::make_index_sequence<Vec::size()>()); }
-  C10_ALWAYS_INLINE Wide natural() const { return shuffled<false>(std::make_index_sequence<Vec::size()>()); }
+  C10_ALWAYS_INLINE Wide ordered() const {
+    return shuffled<true>(std::make_index_sequence<Vec::size()>());
+  }
+  C10_ALWAYS_INLINE Wide natural() const {
+    return shuffled<false>(std::make_index_sequence<Vec::size()>());
+  }
 
   // Zeroes all but the last `count` elements: for steps that reach back over elements which an
   // earlier step has already summed.
@@ -93,8 +97,8 @@ struct Wide {
     Wide kept;
     for (int v = 0; v < kVectors; ++v) {
       const int64_t behind = (kVectors - 1 - v) * Vec::size();
-      const int64_t in_vector = kEvenOdd ? (count + v) / 2
-                                         : std::clamp<int64_t>(count - behind, 0, Vec::size());
+      const int64_t in_vector =
+          kEvenOdd ? (count + v) / 2 : std::clamp<int64_t>(count - behind, 0, Vec::size());
       const Vec mask = Vec::loadu(kNoThenYes.data() + in_vector);
       kept.vec[v] = Vec::blendv(Vec(acc_t(0)), vec[v], mask);
     }
@@ -135,7 +139,8 @@ struct Wide {
       } else {
         constexpr auto kFrom = [](size_t i) { return i / 2 + i % 2 * Vec::size(); };
         result.vec[0] = std::bit_cast<Vec>(__builtin_shufflevector(a, b, kFrom(kLane)...));
-        result.vec[1] = std::bit_cast<Vec>(__builtin_shufflevector(a, b, (kHalf + kFrom(kLane))...));
+        result.vec[1] =
+            std::bit_cast<Vec>(__builtin_shufflevector(a, b, (kHalf + kFrom(kLane))...));
       }
       return result;
     }
@@ -212,7 +217,9 @@ struct Lanes {
   }
 
   // x > 0, in all bits of each element; false for NaN.
-  C10_ALWAYS_INLINE auto positive() const requires(kIs16Bit) {
+  C10_ALWAYS_INLINE auto positive() const
+    requires(kIs16Bit)
+  {
     // As integers, the positive numbers are 1 ... infinity. Shifted to the lowest integers, one
     // comparison finds them.
     constexpr int16_t kInfinity = WideStep::kEvenOdd ? 0x7F80 : 0x7C00;
@@ -228,8 +235,8 @@ struct Lanes {
       const Bits<uint32_t> odd = rounded_up(wide.vec[1]) & 0xFFFF0000u;
       return {std::bit_cast<Register>(even | odd)};
     } else {
-      return {std::bit_cast<Register>(
-          at::vec::convert_from_float<scalar_t>(wide.vec[0], wide.vec[1]))};
+      return {
+          std::bit_cast<Register>(at::vec::convert_from_float<scalar_t>(wide.vec[0], wide.vec[1]))};
     }
   }
 
@@ -338,8 +345,7 @@ struct Select<cpu::CPU_CAPABILITY::Lanes<scalar_t>> {
   }
 
  private:
-  C10_ALWAYS_INLINE static Vec by_sign(
-      const Vec& x, const Vec& if_positive, const Vec& otherwise) {
+  C10_ALWAYS_INLINE static Vec by_sign(const Vec& x, const Vec& if_positive, const Vec& otherwise) {
     return Vec::blendv(otherwise, if_positive, x > Vec(typename Wide::acc_t(0)));
   }
 };

@@ -44,8 +44,8 @@ class PlanesWalker {
         const int64_t at = (row * view.channels + c) * view.inner + task.inner.first;
         const WideStep slope(Steps::slope(operands_.weight[c]));
         run_of(
-            Steps::advanced(operands_.begin, at), task.inner.size(), slope,
-            operands_.bypass_caches, sums[Op::kSums ? c - task.channels.first : 0]);
+            Steps::advanced(operands_.begin, at), task.inner.size(), slope, operands_.bypass_caches,
+            sums[Op::kSums ? c - task.channels.first : 0]);
       }
     }
     if constexpr (Op::kSums) {
@@ -70,7 +70,8 @@ class PlanesWalker {
       auto chains = Steps::template zeros<kGroup>();
       const int64_t rounds = std::min<int64_t>(Steps::kRounds, left / (kGroup * Step::kSize));
       for (int64_t round = 0; round < rounds; ++round) {
-        Steps::template steps<kGroup>(Steps::template neighbours<kGroup>(at), slopes, chains, bypass_caches);
+        Steps::template steps<kGroup>(
+            Steps::template neighbours<kGroup>(at), slopes, chains, bypass_caches);
         at = Steps::advanced(at, kGroup * Step::kSize);
       }
       left -= rounds * kGroup * Step::kSize;

@@ -29,7 +29,9 @@ struct StepsOf {
   // A sum's chain is as long as accuracy allows; without sums it only bounds the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain : INT64_MAX;
   // Steps taken together: as many as registers hold.
-  static constexpr int kGroup = WideStep::kVectors == 1 ? 4 : WideStep::kEvenOdd && Op::kSums ? 1 : 2;
+  static constexpr int kGroup = WideStep::kVectors == 1           ? 4
+                                : WideStep::kEvenOdd && Op::kSums ? 1
+                                                                  : 2;
 
   C10_ALWAYS_INLINE static Place advanced(Place from, int64_t elements) {
     for (const scalar_t*& input : from.inputs) {
