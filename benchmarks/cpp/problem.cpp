@@ -70,7 +70,7 @@ class TypedProblem : public Problem {
         kernels_(best_kernels<scalar_t, weight_t>()),
         weight_(view_.channels),
         grad_weight_(view_.channels),
-        partial_(cpu::ChannelTasks(view_, true).splits() * view_.channels) {
+        partial_(cpu::ChannelTasks(view_, sizeof(scalar_t), true).splits() * view_.channels) {
     std::mt19937 random(11);
     for (int64_t i = 0; i < view_.numel(); ++i) {
       input()[i] = static_cast<scalar_t>(uniform(random));
@@ -83,22 +83,18 @@ class TypedProblem : public Problem {
   }
 
   void forward(int threads) override {
-    const cpu::ChannelTasks tasks(view_, /*sums=*/false);
+    const cpu::ChannelTasks tasks(view_, sizeof(scalar_t), /*sums=*/false);
     const cpu::ChannelwiseOperands<scalar_t, weight_t, 1> operands{
-        {{input()}, result()},
-        weight_.data(),
-        tasks.should_bypass_caches(result(), sizeof(scalar_t))};
+        {{input()}, result()}, weight_.data(), tasks.should_bypass_caches(result())};
     parallel_for(threads, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {
       kernels_.forward(tasks, first, last, operands);
     });
   }
 
   void backward(int threads) override {
-    const cpu::ChannelTasks tasks(view_, /*sums=*/true);
+    const cpu::ChannelTasks tasks(view_, sizeof(scalar_t), /*sums=*/true);
     const cpu::ChannelwiseOperands<scalar_t, weight_t, 2> operands{
-        {{grad_output(), input()}, result()},
-        weight_.data(),
-        tasks.should_bypass_caches(result(), sizeof(scalar_t))};
+        {{grad_output(), input()}, result()}, weight_.data(), tasks.should_bypass_caches(result())};
     const cpu::ChannelSums<acc_t, weight_t> sums{
         tasks.splits() > 1 ? partial_.data() : nullptr, grad_weight_.data(), view_.channels};
     parallel_for(threads, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {

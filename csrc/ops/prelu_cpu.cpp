@@ -48,12 +48,11 @@ at::Tensor new_output(const at::Tensor& dense_input) {
 
 template <typename scalar_t, typename weight_t>
 void forward(const PreluArgs& args, const at::Tensor& output) {
-  const cpu::ChannelTasks tasks(args.view(), /*sums=*/false);
+  const cpu::ChannelTasks tasks(args.view(), sizeof(scalar_t), /*sums=*/false);
   cpu::ChannelwiseOperands<scalar_t, weight_t, 1> operands{
       {{args.input().const_data_ptr<scalar_t>()}, output.mutable_data_ptr<scalar_t>()},
       args.weight().const_data_ptr<weight_t>()};
-  operands.bypass_caches =
-      knobs().nt_stores && tasks.should_bypass_caches(operands.begin.output, sizeof(scalar_t));
+  operands.bypass_caches = knobs().nt_stores && tasks.should_bypass_caches(operands.begin.output);
   at::parallel_for(0, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {
     kernels<scalar_t, weight_t>().forward(tasks, first, last, operands);
   });
@@ -67,13 +66,12 @@ void backward(
     const at::Tensor& grad_input,
     const at::Tensor& grad_weight) {
   using acc_t = acc_type<scalar_t>;
-  const cpu::ChannelTasks tasks(args.view(), grad_weight.defined());
+  const cpu::ChannelTasks tasks(args.view(), sizeof(scalar_t), grad_weight.defined());
   cpu::ChannelwiseOperands<scalar_t, weight_t, 2> operands{
       {{grad_output.const_data_ptr<scalar_t>(), args.input().const_data_ptr<scalar_t>()},
        grad_input.defined() ? grad_input.mutable_data_ptr<scalar_t>() : nullptr},
       args.weight().const_data_ptr<weight_t>()};
-  operands.bypass_caches =
-      knobs().nt_stores && tasks.should_bypass_caches(operands.begin.output, sizeof(scalar_t));
+  operands.bypass_caches = knobs().nt_stores && tasks.should_bypass_caches(operands.begin.output);
 
   cpu::ChannelSums<acc_t, weight_t> sums{nullptr, nullptr, args.view().channels};
   at::Tensor partial;

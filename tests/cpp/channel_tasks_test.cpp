@@ -31,9 +31,11 @@ std::vector<int> visits(const ChannelTasks& tasks) {
   return count;
 }
 
-void expect_sound(const ChannelView& view, bool sums) {
-  SCOPED_TRACE(testing::Message() << view.outer << " x " << view.channels << " x " << view.inner);
-  const ChannelTasks tasks(view, sums);
+void expect_sound(const ChannelView& view, int64_t element_bytes, bool sums) {
+  SCOPED_TRACE(
+      testing::Message() << view.outer << " x " << view.channels << " x " << view.inner << ", "
+                         << element_bytes << " bytes");
+  const ChannelTasks tasks(view, element_bytes, sums);
   ASSERT_GE(tasks.size(), 1);
   ASSERT_GE(tasks.grain(), 1);
   for (const int count : visits(tasks)) {
@@ -52,7 +54,9 @@ void expect_sound(const ChannelView& view, bool sums) {
         ASSERT_LE(task.channels.size(), tuning::kMaxPlaneChannels);
       }
     } else {
-      ASSERT_LE(tasks.joined() * task.channels.size() * view.inner, tuning::kMaxColumns);
+      ASSERT_LE(
+          tasks.joined() * task.channels.size() * view.inner,
+          sums ? tuning::kMaxSumColumns : tuning::kMaxColumns);
       ASSERT_EQ(task.inner.size(), view.inner);
     }
   }
@@ -65,8 +69,10 @@ TEST(ChannelTasks, VisitEveryElementOnceForSmallSizes) {
   for (const int64_t outer : {1, 2, 3, 17, 100}) {
     for (const int64_t channels : {1, 2, 3, 7, 16, 24, 130}) {
       for (const int64_t inner : {1, 2, 5, 25, 49, 63, 64, 65, 200}) {
-        expect_sound({outer, channels, inner}, true);
-        expect_sound({outer, channels, inner}, false);
+        for (const int64_t element_bytes : {2, 4, 8}) {
+          expect_sound({outer, channels, inner}, element_bytes, true);
+          expect_sound({outer, channels, inner}, element_bytes, false);
+        }
       }
     }
   }
@@ -79,7 +85,8 @@ TEST(ChannelTasks, VisitEveryElementOnceForRandomSizes) {
     const int64_t inner = up_to(i % 2 == 0 ? 80 : 40000);
     const int64_t channels = up_to(std::max<int64_t>(1, std::min<int64_t>(3000, 300000 / inner)));
     expect_sound(
-        {up_to(std::max<int64_t>(1, 300000 / inner / channels)), channels, inner}, i % 3 != 0);
+        {up_to(std::max<int64_t>(1, 300000 / inner / channels)), channels, inner}, 2 << i % 3,
+        i % 5 != 0);
   }
 }
 
@@ -89,24 +96,26 @@ TEST(ChannelTasks, KeepPartialSumsFew) {
       {64, 256, 196},   {64, 512, 49},   {12544, 256, 1}, {401408, 24, 1}, {1, 1, 1 << 24},
       {128, 64, 12544}, {1 << 20, 3, 1}, {4096, 1000, 1}, {2, 32, 884736}, {128, 512, 64}};
   for (const ChannelView& view : views) {
-    const ChannelTasks tasks(view, true);
-    EXPECT_LE(tasks.splits() * view.channels * 16, view.numel())
-        << view.outer << " x " << view.channels << " x " << view.inner;
+    for (const int64_t element_bytes : {2, 4}) {
+      const ChannelTasks tasks(view, element_bytes, true);
+      EXPECT_LE(tasks.splits() * view.channels * 16, view.numel())
+          << view.outer << " x " << view.channels << " x " << view.inner;
+    }
   }
 }
 
 // Sizes past 2^32: nothing is narrowed on the way.
 static_assert([] {
-  const ChannelTasks tasks({int64_t{1} << 20, 4096, 4096}, true);
+  const ChannelTasks tasks({int64_t{1} << 20, 4096, 4096}, 4, true);
   const Task last = tasks[tasks.size() - 1];
   return last.rows.last == int64_t{1} << 20 && last.channels.last == 4096 &&
          last.inner.last == 4096;
 }());
 static_assert([] {
-  const ChannelTasks tasks({1, 1, int64_t{1} << 33}, true);
+  const ChannelTasks tasks({1, 1, int64_t{1} << 33}, 4, true);
   return tasks[tasks.size() - 1].inner.last == int64_t{1} << 33;
 }());
-static_assert(ChannelTasks({int64_t{1} << 32, 3, 1}, true).row_size() < tuning::kMaxColumns);
+static_assert(ChannelTasks({int64_t{1} << 32, 3, 1}, 4, true).row_size() < tuning::kMaxColumns);
 
 }  // namespace
 }  // namespace torch_ext::cpu

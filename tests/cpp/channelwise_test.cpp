@@ -131,17 +131,17 @@ class Channelwise : public testing::Test {
       ASSERT_LT(positive, n * 4 / 5);
     }
 
-    const ChannelTasks forward_tasks(view, false);
-    const ChannelTasks tasks(view, wants_weight);
+    const ChannelTasks forward_tasks(view, sizeof(scalar_t), false);
+    const ChannelTasks tasks(view, sizeof(scalar_t), wants_weight);
     std::vector<WideSum<acc_t>> partial(tasks.splits() * view.channels);
     const ChannelwiseOperands<scalar_t, weight_t, 1> forward{
         {{input.data()}, output.data()},
         weight.data(),
-        forward_tasks.writes_whole_lines(output.data(), sizeof(scalar_t))};
+        forward_tasks.writes_whole_lines(output.data())};
     const ChannelwiseOperands<scalar_t, weight_t, 2> backward{
         {{grad_output.data(), input.data()}, wants_input ? grad_input.data() : nullptr},
         weight.data(),
-        tasks.writes_whole_lines(grad_input.data(), sizeof(scalar_t))};
+        tasks.writes_whole_lines(grad_input.data())};
     bypassed_ += forward.bypass_caches && backward.bypass_caches;
     const ChannelSums<acc_t, weight_t> channel_sums{
         wants_weight && tasks.splits() > 1 ? partial.data() : nullptr,
@@ -247,7 +247,7 @@ TYPED_TEST(Channelwise, KeepsEveryKindOfNaN) {
           const std::vector<weight_t> weight(
               view.channels, static_cast<weight_t>(slope_is_nan ? nan : 0.25f));
           const scalar_t* const input = slope_is_nan ? ones.data() : nans.data();
-          const ChannelTasks tasks(view, false);
+          const ChannelTasks tasks(view, sizeof(scalar_t), false);
           kernels->forward(tasks, 0, tasks.size(), {{{input}, output.data()}, weight.data()});
           kernels->backward(
               tasks, 0, tasks.size(), {{{nans.data(), input}, grad.data()}, weight.data()}, {});
@@ -276,7 +276,7 @@ TYPED_TEST(Channelwise, StaysInsideTheErrorBoundOnConstantData) {
                              static_cast<long double>(static_cast<double>(grad_output[0]));
     const long double exact = term * (view.numel() / view.channels);
     for (const auto& [capability, kernels] : kernel_sets<scalar_t, weight_t>()) {
-      const ChannelTasks tasks(view, true);
+      const ChannelTasks tasks(view, sizeof(scalar_t), true);
       std::vector<WideSum<acc_t>> partial(tasks.splits() * view.channels);
       std::vector<weight_t> grad_weight(view.channels);
       const ChannelSums<acc_t, weight_t> sums{

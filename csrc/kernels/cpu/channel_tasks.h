@@ -32,24 +32,30 @@ struct Task {
 };
 
 namespace tuning {
+// Tasks.
 inline constexpr int64_t kThreadElements = 32768;   // worth waking another thread for
 inline constexpr int64_t kTaskElements = 16384;     // at least; small tasks share out evenly
 inline constexpr int64_t kSumTaskElements = 32768;  // the same with sums, which each task pays for
 inline constexpr int64_t kTaskMultiple = 8;         // of tasks, for equal shares of few threads
 inline constexpr int64_t kMaxTasks = 256;           // larger tensors get larger tasks, not more
-inline constexpr int64_t kMinPlane = 64;            // shorter runs are walked as columns
-inline constexpr int64_t kMaxPlaneChannels = 128;   // running sums a planes task keeps at hand
-inline constexpr int64_t kMinChunk = 4096;    // neighbours to touch before jumping to the next row
-inline constexpr int64_t kMaxColumns = 4096;  // slopes and sums that a columns task keeps at hand
-inline constexpr int64_t kMaxSumColumns = 2048;
-inline constexpr int64_t kMaxJoined = 960;  // columns of narrow rows that are joined
+// Planes.
+inline constexpr int64_t kMinPlane = 24;           // shorter runs are walked as columns,
+inline constexpr int64_t kMinPlane16Bit = 128;     // later where a vector holds twice as many
+inline constexpr int64_t kFewRows = 4;             // too few to spread slopes for, unless runs ...
+inline constexpr int64_t kTinyPlane = 16;          // ... are shorter than this
+inline constexpr int64_t kMaxPlaneChannels = 128;  // running sums a task keeps at hand
+inline constexpr int64_t kMinChunk = 4096;  // neighbours to touch before jumping to the next row
+// Columns.
+inline constexpr int64_t kMaxColumns = 16384;           // slopes a task keeps at hand,
+inline constexpr int64_t kMaxSumColumns = 4096;         // and if it has sums for them as well,
+inline constexpr int64_t kMaxSumColumnsInCache = 2048;  // and memory is not the limit
+inline constexpr int64_t kMaxJoined = 960;              // columns of narrow rows that are joined
+inline constexpr int64_t kColumnAlignment = 16;         // lanes of the widest step
 inline constexpr int64_t kMinSumRows = 64;
-inline constexpr int64_t kFewRows = 4;     // too few to spread slopes for, unless runs are ...
-inline constexpr int64_t kTinyPlane = 16;  // ... shorter than this
+// Memory, in bytes.
 inline constexpr int64_t kCacheLine = 64;
-inline constexpr int64_t kBypassBytes = int64_t{32}
-                                        << 20;   // of a result that would fill the caches
-inline constexpr int64_t kColumnAlignment = 16;  // lanes of the widest step
+inline constexpr int64_t kCacheBytes = 8 << 20;    // a tensor of more is not found in caches
+inline constexpr int64_t kBypassBytes = 32 << 20;  // a result of more would empty them
 }  // namespace tuning
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
@@ -64,9 +70,11 @@ constexpr int64_t even_block(int64_t total, int64_t largest) {
 class ChannelTasks {
  public:
   // `view` must not be empty. Tasks that sum are shaped for few partial sums, others follow memory.
-  constexpr ChannelTasks(const ChannelView& view, bool sums) : view_(view) {
+  constexpr ChannelTasks(const ChannelView& view, int64_t element_bytes, bool sums)
+      : view_(view), element_bytes_(element_bytes) {
     const bool few_rows = view.outer < tuning::kFewRows && view.inner >= tuning::kTinyPlane;
-    if (view.inner >= tuning::kMinPlane || view.channels == 1 || few_rows) {
+    const int64_t min_plane = element_bytes == 2 ? tuning::kMinPlane16Bit : tuning::kMinPlane;
+    if (view.inner >= min_plane || view.channels == 1 || few_rows) {
       plan_planes(sums);
     } else {
       plan_columns(sums);
@@ -96,11 +104,11 @@ class ChannelTasks {
 
   // Whether all runs that the walk writes to an output there begin at cache lines, so that it may
   // be written past the caches.
-  bool writes_whole_lines(const void* output, int64_t element_bytes) const {
+  bool writes_whole_lines(const void* output) const {
     const int64_t run = walk_ == Walk::planes ? view_.inner : row_size();
     const int64_t block = walk_ == Walk::planes ? inner_block_ : channel_block_ * view_.inner;
     const auto begins_lines = [&](int64_t elements, int64_t of) {
-      return elements >= of || elements * element_bytes % tuning::kCacheLine == 0;
+      return elements >= of || elements * element_bytes_ % tuning::kCacheLine == 0;
     };
     return reinterpret_cast<uintptr_t>(output) % tuning::kCacheLine == 0 &&
            begins_lines(run, view_.numel()) && begins_lines(block, run);
@@ -108,9 +116,8 @@ class ChannelTasks {
 
   // Whether it should be: a result so large would drive everything else from the caches, and then
   // its own beginning.
-  bool should_bypass_caches(const void* output, int64_t element_bytes) const {
-    return view_.numel() * element_bytes >= tuning::kBypassBytes &&
-           writes_whole_lines(output, element_bytes);
+  bool should_bypass_caches(const void* output) const {
+    return view_.numel() * element_bytes_ >= tuning::kBypassBytes && writes_whole_lines(output);
   }
 
   // Neighbouring tasks of a columns walk have the same channels, so that slopes need not be spread
@@ -180,7 +187,11 @@ class ChannelTasks {
     joined_ = std::min(view_.outer, step * steps);
     rows_ = ceil_div(view_.outer, joined_);
     inner_block_ = view_.inner;
-    const int64_t columns = sums ? tuning::kMaxSumColumns : tuning::kMaxColumns;
+    // Long pieces of rows suit memory, short ones the nearest cache.
+    const bool in_cache = view_.numel() * element_bytes_ < tuning::kCacheBytes;
+    const int64_t columns = !sums      ? tuning::kMaxColumns
+                            : in_cache ? tuning::kMaxSumColumnsInCache
+                                       : tuning::kMaxSumColumns;
     channel_block_ =
         joined_ > 1 ? view_.channels : even_block(view_.channels, columns / view_.inner);
     // Sums of too few rows would cost more than the rows, but small tensors need shares as well.
@@ -192,6 +203,7 @@ class ChannelTasks {
   }
 
   ChannelView view_;
+  int64_t element_bytes_;
   Walk walk_ = Walk::planes;
   int64_t joined_ = 1;
   int64_t rows_ = 1;

@@ -40,7 +40,9 @@ class ColumnsWalker {
   }
 
  private:
-  static constexpr int64_t kColumnStorage = tuning::kMaxColumns + 2 * kSize;
+  static constexpr int64_t kColumnStorage =
+      (Op::kSums ? tuning::kMaxSumColumns : tuning::kMaxColumns) + 2 * kSize;
+  static constexpr int64_t kSumStorage = Op::kSums ? kColumnStorage : kSize;
 
   // The columns of a task cut into steps. What is left over behind the whole ones belongs to two
   // more: a begun step, for a row that ends there, and a last one that reaches back, for the
@@ -62,8 +64,8 @@ class ColumnsWalker {
   struct ColumnState {
     Range channels{0, 0};
     Scratch<acc_t, kColumnStorage> slopes;  // in wide order, like the chains
-    Scratch<acc_t, kColumnStorage> chains;
-    Scratch<WideLanes<acc_t>, kColumnStorage / Vec::size()> wide;  // in natural order
+    Scratch<acc_t, kSumStorage> chains;
+    Scratch<WideLanes<acc_t>, kSumStorage / Vec::size()> wide;  // in natural order
   };
 
   void run(const Task& task, ColumnState& state) const {
@@ -122,13 +124,14 @@ class ColumnsWalker {
 
   // A row of `width` columns that begins at `start`.
   void row(const Place& start, int64_t width, const Cut& cut, ColumnState& state) const {
+    // (In locals, for a SIMD store may alias what lives in memory.)
     const Place at = start;
+    const bool bypass_caches = operands_.bypass_caches;
     const acc_t* const slopes = state.slopes.data();
     acc_t* const chains = state.chains.data();
     int64_t column = 0;
     for (; width - column >= kGroup * kSize; column += kGroup * kSize) {
-      steps<kGroup>(
-          Steps::advanced(at, column), slopes + column, chains + column, operands_.bypass_caches);
+      steps<kGroup>(Steps::advanced(at, column), slopes + column, chains + column, bypass_caches);
     }
     for (; width - column >= kSize; column += kSize) {
       steps<1>(Steps::advanced(at, column), slopes + column, chains + column);
@@ -184,7 +187,7 @@ class ColumnsWalker {
 
   // Sums the columns of each channel: joined rows first, then neighbours.
   void put_columns(const Task& task, const Cut& cut, ColumnState& state) const {
-    Scratch<WideSum<acc_t>, kColumnStorage> columns;
+    Scratch<WideSum<acc_t>, kSumStorage> columns;
     for (int64_t i = 0; i < cut.steps() * kVectors; ++i) {
       state.wide[i].store(columns.data() + i * Vec::size());
     }

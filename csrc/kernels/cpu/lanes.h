@@ -192,9 +192,10 @@ struct Lanes {
     std::memcpy(to, elements.data(), count * sizeof(scalar_t));
   }
 
-  // A slope as the arithmetic below wants it: a NaN whose lower half is zero, see rounded().
+  // A slope as the arithmetic below wants it: a NaN whose lower half is zero, see rounded_up().
   static acc_t slope(acc_t value) {
-    return std::isnan(value) ? std::numeric_limits<acc_t>::quiet_NaN() : value;
+    return WideStep::kEvenOdd && std::isnan(value) ? std::numeric_limits<acc_t>::quiet_NaN()
+                                                   : value;
   }
 
   C10_ALWAYS_INLINE friend Lanes operator*(const WideStep& slope, const Lanes& lanes) {

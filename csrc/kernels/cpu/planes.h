@@ -21,6 +21,7 @@ class PlanesWalker {
   using acc_t = typename Steps::acc_t;
   using Operands = typename Steps::Operands;
   using Place = typename Steps::Place;
+  using SharedSlope = typename Steps::SharedSlope;
   using Sums = ChannelSums<acc_t, weight_t>;
   static constexpr int kGroup = Steps::kGroup;
 
@@ -38,19 +39,25 @@ class PlanesWalker {
   void run(const Task& task) const {
     const ChannelView& view = tasks_.view();
     Scratch<WideLanes<acc_t>, tuning::kMaxPlaneChannels> sums;
-    sums.reset(Op::kSums ? task.channels.size() : 1);
+    const int64_t channels = task.channels.size();
+    const int64_t inner = view.inner;
+    sums.reset(Op::kSums ? channels : 1);
+    // (In locals, for a SIMD store may alias what lives in memory.)
+    const int64_t count = task.inner.size();
+    const bool bypass_caches = operands_.bypass_caches;
     for (int64_t row = task.rows.first; row < task.rows.last; ++row) {
-      for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
-        const int64_t at = (row * view.channels + c) * view.inner + task.inner.first;
-        const WideStep slope(Steps::slope(operands_.weight[c]));
-        run_of(
-            Steps::advanced(operands_.begin, at), task.inner.size(), slope, operands_.bypass_caches,
-            sums[Op::kSums ? c - task.channels.first : 0]);
+      const int64_t run = row * view.channels + task.channels.first;
+      Place at = Steps::advanced(operands_.begin, run * view.inner + task.inner.first);
+      const weight_t* weight = operands_.weight + task.channels.first;
+      for (int64_t c = 0; c < channels; ++c) {
+        const WideStep slope(Steps::slope(*weight++));
+        run_of(at, count, slope, bypass_caches, sums[Op::kSums ? c : 0]);
+        at = Steps::advanced(at, inner);
       }
     }
     if constexpr (Op::kSums) {
-      for (int64_t c = task.channels.first; c < task.channels.last; ++c) {
-        sums_.put(task.split, c, total(sums[c - task.channels.first]));
+      for (int64_t c = 0; c < channels; ++c) {
+        sums_.put(task.split, task.channels.first + c, total(sums[c]));
       }
     }
   }
@@ -64,8 +71,7 @@ class PlanesWalker {
       WideLanes<acc_t>& sum) {
     Place at = start;
     int64_t left = count;
-    std::array<WideStep, kGroup> slopes;
-    slopes.fill(slope);
+    const SharedSlope slopes{slope};
     while (left >= kGroup * Step::kSize) {
       auto chains = Steps::template zeros<kGroup>();
       const int64_t rounds = std::min<int64_t>(Steps::kRounds, left / (kGroup * Step::kSize));
@@ -77,17 +83,61 @@ class PlanesWalker {
       left -= rounds * kGroup * Step::kSize;
       add(Steps::tree(chains), sum);
     }
-    WideStep chain(acc_t(0));
-    for (; left >= Step::kSize; left -= Step::kSize) {
-      Steps::step(at, slope, chain);
-      at = Steps::advanced(at, Step::kSize);
+    if (count < Step::kSize) {
+      WideStep chain(acc_t(0));
+      Steps::short_step(at, left, slope, chain);
+      add(chain, sum);
+      return;
     }
-    if (left > 0) {
-      count >= Step::kSize
-          ? Steps::overlapping_step(Steps::advanced(at, left - Step::kSize), left, slope, chain)
-          : Steps::short_step(at, left, slope, chain);
+    // What is left is less than a group: some whole steps, and one that reaches back.
+    switch (left / Step::kSize) {
+      case 0:
+        return rest<0>(at, left, slope, sum);
+      case 1:
+        return rest<1>(at, left, slope, sum);
+      case 2:
+        return rest<2>(at, left, slope, sum);
+      default:
+        return rest<3>(at, left, slope, sum);
     }
-    add(chain, sum);
+  }
+
+  template <int kWhole>
+  C10_ALWAYS_INLINE static void rest(
+      const Place& at, int64_t left, const WideStep& slope, WideLanes<acc_t>& sum) {
+    const int64_t tail = left - kWhole * Step::kSize;
+    if (tail == 0) {
+      if constexpr (kWhole > 0) {
+        group<kWhole>(Steps::template neighbours<kWhole>(at), 0, slope, sum);
+      }
+      return;
+    }
+    std::array<Place, kWhole + 1> places;
+#pragma GCC unroll 4
+    for (int s = 0; s < kWhole; ++s) {
+      places[s] = Steps::advanced(at, s * Step::kSize);
+    }
+    places[kWhole] = Steps::advanced(at, left - Step::kSize);
+    group<kWhole + 1>(places, tail, slope, sum);
+  }
+
+  // Steps of which the last has only `tail` new elements, unless that is 0.
+  template <size_t kSteps>
+  C10_ALWAYS_INLINE static void group(
+      const std::array<Place, kSteps>& places,
+      int64_t tail,
+      const WideStep& slope,
+      WideLanes<acc_t>& sum) {
+    auto chains = Steps::template zeros<kSteps>();
+    Steps::template steps<kSteps>(places, SharedSlope{slope}, chains);
+    if constexpr (Op::kSums) {
+      WideStep chain = tail > 0 ? chains[kSteps - 1].last(tail) : chains[kSteps - 1];
+#pragma GCC unroll 4
+      for (size_t s = 0; s + 1 < kSteps; ++s) {
+        chain = chain + chains[s];
+      }
+      add(chain, sum);
+    }
   }
 
   C10_ALWAYS_INLINE static void add(const WideStep& chain, WideLanes<acc_t>& sum) {

@@ -45,13 +45,20 @@ struct StepsOf {
 
   static acc_t slope(weight_t weight) { return Step::slope(static_cast<acc_t>(weight)); }
 
+  // The slopes of steps that share one.
+  struct SharedSlope {
+    WideStep slope;
+
+    C10_ALWAYS_INLINE const WideStep& operator[](size_t) const { return slope; }
+  };
+
   // Steps at several places, with the slopes and chains of each. All loads come before the first
   // store: a load that follows a store with the same last 12 address bits would have to wait for
   // it.
-  template <size_t kSteps>
+  template <size_t kSteps, typename Slopes>
   C10_ALWAYS_INLINE static void steps(
       const std::array<Place, kSteps>& at,
-      const std::array<WideStep, kSteps>& slopes,
+      const Slopes& slopes,
       std::array<WideStep, kSteps>& chains,
       bool bypass_caches = false) {
     // (Unrolled: else GCC keeps these arrays in memory.)
@@ -78,7 +85,7 @@ struct StepsOf {
 
   C10_ALWAYS_INLINE static void step(const Place& at, const WideStep& slopes, WideStep& chain) {
     std::array<WideStep, 1> chains{chain};
-    steps<1>({at}, {slopes}, chains);
+    steps<1>({at}, SharedSlope{slopes}, chains);
     chain = chains[0];
   }
 
