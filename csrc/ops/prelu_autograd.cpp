@@ -1,9 +1,14 @@
 // Derivatives of both operators, in terms of operators. Knows no device, kernel or layout.
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 #include <torch_ext/prelu.h>
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <type_traits>
 
 #include "ops/prelu_composite.h"
 
@@ -73,18 +78,11 @@ struct PreluBackward : public torch::autograd::Function<PreluBackward> {
   }
 };
 
-struct Prelu : public torch::autograd::Function<Prelu> {
+// What CppNode asks of a function.
+struct Prelu {
   static constexpr bool is_traceable = true;
 
-  static at::Tensor forward(
-      AutogradContext* ctx, const at::Tensor& input, const at::Tensor& weight) {
-    ctx->save_for_backward({input, weight});
-    ctx->set_materialize_grads(false);
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return torch_ext::prelu(input, weight);
-  }
-
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     if (!grads[0].defined()) {
       return {at::Tensor(), at::Tensor()};
     }
@@ -95,6 +93,47 @@ struct Prelu : public torch::autograd::Function<Prelu> {
   }
 };
 
+// The node that torch::autograd::Function<Prelu>::apply would make, with everything that double
+// use, hooks and compiled autograd need, but made and run by far less code: on tensors of a few
+// elements that code is the cost.
+struct PreluNode final : torch::autograd::CppNode<Prelu> {
+  variable_list apply(variable_list&& grads) override {
+    const std::lock_guard lock(mutex_);  // as CppNode, against a concurrent release
+    return Prelu::backward(&ctx_, grads);
+  }
+  std::string name() const override { return "TorchExtPreluBackward"; }
+};
+
+// In the pointer that this torch holds nodes by: intrusive since 2.13.
+template <typename Node>
+auto make_node() {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>) {
+    return c10::make_intrusive<Node>();
+  } else {
+    return std::shared_ptr<Node>(new Node(), [](Node* node) { deleteNode(node); });
+  }
+}
+
+template <typename NodePtr>
+void record(
+    const NodePtr& node,
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    const at::Tensor& output) {
+  node->set_next_edges(torch::autograd::collect_next_edges(input, weight));
+  node->set_ctx_grad_fn(node);
+  node->ctx_.set_materialize_grads(false);
+  node->ctx_.save_for_backward({input, weight});
+  node->is_variable_input_ = {true, true};
+  node->input_info_ = {torch::autograd::VariableInfo(input), torch::autograd::VariableInfo(weight)};
+  node->output_info_ = {torch::autograd::VariableInfo(output)};
+  torch::autograd::set_history(output, node);
+  node->save_variables_to_ctx();
+  if constexpr (requires { fire_node_creation_hooks(node); }) {  // newer than 2.11
+    fire_node_creation_hooks(node);
+  }
+}
+
 at::Tensor prelu_autograd(const at::Tensor& input, const at::Tensor& weight) {
   if (is_foreign(input, weight)) {
     return prelu_foreign(input, weight);
@@ -102,11 +141,17 @@ at::Tensor prelu_autograd(const at::Tensor& input, const at::Tensor& weight) {
   if (needs_composite({input, weight})) {
     return prelu_composite(input, weight);
   }
-  if (needs_graph({input, weight})) {
-    return Prelu::apply(input, weight);
+  // As in PyTorch's own functions, the node is made first: it notes in which order things ran.
+  const auto node = needs_graph({input, weight}) ? make_node<PreluNode>() : nullptr;
+  at::Tensor output;
+  {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    output = torch_ext::prelu(input, weight);
   }
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return torch_ext::prelu(input, weight);
+  if (node) {
+    record(node, input, weight, output);
+  }
+  return output;
 }
 
 std::tuple<at::Tensor, at::Tensor> prelu_backward_autograd(
