@@ -11,9 +11,7 @@ import copy
 import importlib.metadata
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import torch
 from networks import FSRCNN, IResNet, slopes, spread_slopes
+from timing import Timing, interleaved
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -51,25 +50,19 @@ class Case:
 
 
 @dataclass
-class Timing:
-    """Of a training step or an inference: seconds of every round, and what PReLU took of them."""
+class Measured:
+    """A training step or an inference: seconds a call, and what PReLU took of them."""
 
-    stock: list[float]
-    ours: list[float]
+    timing: Timing
     stock_prelu_share: float
     ours_prelu_share: float
 
     @property
-    def ratio(self) -> float:
-        """How many times as fast as stock."""
-        return statistics.median(self.stock) / statistics.median(self.ours)
-
-    @property
     def cells(self) -> str:
-        """Milliseconds of both, the ratio, PReLU's share of both."""
-        stock, ours = (statistics.median(seconds) * 1e3 for seconds in (self.stock, self.ours))
+        """Milliseconds of both, how many times as fast, PReLU's share of both."""
+        stock, ours = (self.timing.seconds[name] * 1e3 for name in ("stock", "ours"))
         shares = f"{self.stock_prelu_share:7.1%}{self.ours_prelu_share:7.1%}"
-        return f"{stock:9.1f}{ours:9.1f}{self.ratio:9.2f}{shares}"
+        return f"{stock:9.1f}{ours:9.1f}{self.timing.ratio('stock'):9.2f}{shares}"
 
 
 @dataclass
@@ -83,8 +76,8 @@ class Row:
     prelus: int
     skipped_prelus: int
     gradient_difference: float  # see there
-    training: Timing
-    inference: Timing
+    training: Measured
+    inference: Measured
 
 
 def monai_unet() -> nn.Module:
@@ -197,25 +190,11 @@ def prelu_share(run: Run, calls: int) -> float:
     return float(prelu / totals["whole call"])
 
 
-def seconds_per_call(run: Run, calls: int) -> float:
-    """The mean of some calls."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
-def timed(runs: dict[str, Run], rounds: int) -> Timing:
-    """Rounds in which stock and ours take turns; who is first alternates."""
-    for run in runs.values():
-        run()
-    calls = max(1, round(SAMPLE_SECONDS / seconds_per_call(runs["stock"], 1)))
-    shares = [prelu_share(runs[name], calls) for name in ("stock", "ours")]
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds):
-        for name in sorted(runs, reverse=turn % 2 == 1):
-            seconds[name].append(seconds_per_call(runs[name], calls))
-    return Timing(seconds["stock"], seconds["ours"], *shares)
+def timed(runs: dict[str, Run], rounds: int) -> Measured:
+    """Stock and ours in turns, and what the profiler says of both."""
+    timing = interleaved(runs, rounds, sample_seconds=SAMPLE_SECONDS)
+    calls = max(1, round(SAMPLE_SECONDS / timing.seconds["stock"]))
+    return Measured(timing, *(prelu_share(runs[name], calls) for name in ("stock", "ours")))
 
 
 def measure(case: Case, model: nn.Module, rounds: int) -> Row:

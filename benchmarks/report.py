@@ -138,7 +138,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _scaling_table(scaling: list[Scaling]) -> Table:
-    table = Table(title="\nall threads against one, in cache", box=box.SIMPLE_HEAD)
+    table = Table(title="\nall threads against one, in cache, operators alone", box=box.SIMPLE_HEAD)
     table.add_column("layer")
     for name in ("forward", "backward"):
         table.add_column(name, justify="right")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.02  # calls are repeated until one sample takes that long
+SAMPLE_SECONDS = 0.02  # unless told: calls are repeated until one sample takes that long
 TOLERATED_WAIT = 0.02  # share of a round that threads may have waited for a processor
 PATIENCE = 2  # at most so many times the rounds asked for
 
@@ -28,7 +28,12 @@ class Timing:
         return self.seconds[rival] / self.seconds[ours]
 
 
-def interleaved(contenders: Contenders, rounds: int, prepare: Contenders | None = None) -> Timing:
+def interleaved(
+    contenders: Contenders,
+    rounds: int,
+    prepare: Contenders | None = None,
+    sample_seconds: float = SAMPLE_SECONDS,
+) -> Timing:
     """Times all contenders in turn, round by round.
 
     Before each sample comes an untimed call of the same contender, so that it finds caches, heap and
@@ -49,7 +54,7 @@ def interleaved(contenders: Contenders, rounds: int, prepare: Contenders | None 
     for name, run in contenders.items():
         if prepare:
             prepare[name]()
-        calls[name] = _calls_per_sample(run)
+        calls[name] = _calls_per_sample(run, sample_seconds)
     quiet: list[dict[str, float]] = []
     every: list[dict[str, float]] = []
     while len(quiet) < rounds and len(every) < PATIENCE * rounds:
@@ -76,12 +81,12 @@ def _seconds_per_call(run: Run, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _calls_per_sample(run: Run) -> int:
+def _calls_per_sample(run: Run, sample_seconds: float) -> int:
     run()  # the first call pays for thread pools, compilers and page tables
     calls = 1
-    while (seconds := _seconds_per_call(run, calls)) * calls < SAMPLE_SECONDS / 4:
+    while (seconds := _seconds_per_call(run, calls)) * calls < sample_seconds / 4:
         calls *= 4
-    return max(1, round(SAMPLE_SECONDS / seconds))
+    return max(1, round(sample_seconds / seconds))
 
 
 def _seconds_waited() -> float:
