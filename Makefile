@@ -60,7 +60,7 @@ environment: $(VENV)/.ready
 
 $(VENV)/.ready: tests/requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy" && command -v cmake ninja; } >/dev/null 2>&1 \
+	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, onnxscript" && command -v cmake ninja; } >/dev/null 2>&1 \
 	  || $(PY) -m pip install torch==$(TORCH_VERSION) -r tests/requirements.txt
 	touch $@
 

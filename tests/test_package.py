@@ -50,9 +50,11 @@ def test_the_public_names_are_these():
         "__version__",
         "build_info",
         "cmake_prefix_path",
+        "parametrize_relu",
         "prelu",
         "replace_prelu",
         "restore_prelu",
+        "slope_parameters",
     ]
     for public in map(torch_ext.__dict__.get, torch_ext.__all__):
         assert public.__doc__ or not callable(public)

@@ -18,7 +18,9 @@ __version__ = _library.load()
 
 # Only from here on: these need the library that was just loaded.
 from torch_ext import _C
+from torch_ext import onnx as onnx
 from torch_ext.prelu import PReLU, prelu
+from torch_ext.relu import parametrize_relu, slope_parameters
 from torch_ext.replace import SwapReport, replace_prelu, restore_prelu
 
 __all__ = [
@@ -27,9 +29,11 @@ __all__ = [
     "__version__",
     "build_info",
     "cmake_prefix_path",
+    "parametrize_relu",
     "prelu",
     "replace_prelu",
     "restore_prelu",
+    "slope_parameters",
 ]
 
 cmake_prefix_path = str(_library.PACKAGE)

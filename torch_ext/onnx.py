@@ -1,0 +1,59 @@
+"""What torch.onnx needs to know of the operator: it becomes the standard PRelu, no custom domain.
+
+    program = torch.onnx.export(
+        model, args, dynamo=True, custom_translation_table=torch_ext.onnx.translation_table()
+    )
+
+A runtime needs nothing of torch_ext to run the result.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["translation_table"]
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The ``custom_translation_table`` with which ``torch.onnx.export`` knows the operator.
+
+    Takes whatever :func:`torch_ext.prelu` takes, with static or dynamic sizes. A one-dimensional
+    slope is brought to shape :math:`(C, 1, ...)`, since ONNX aligns shapes at their ends; a slope
+    that is a parameter usually gets it when exported. A 16-bit input with a float32 slope is cast
+    to float32 and the result back, which rounds once, as the operator does.
+
+    ONNX leaves zeros as they are, where torch multiplies them by the slope: the sign of a zero may
+    differ, and a zero with an infinite or NaN slope stays one. A runtime need not implement every
+    dtype: onnxruntime's CPU kernels run all but pure float64 and pure bfloat16.
+
+    Returns:
+        A new dict; entries for other operators may be added.
+
+    Raises:
+        ImportError: if onnxscript or onnx, which it needs, is not installed.
+    """
+    try:
+        # Here, not above: torch_ext is used without it. As Any: its annotations know no symbols.
+        onnxscript: Any = importlib.import_module("onnxscript")
+    except ImportError as error:
+        raise ImportError(
+            f"Export to ONNX needs packages that are missing ({error}): pip install onnx onnxscript"
+        ) from error
+    op = onnxscript.opset18  # what the exporter itself writes; it converts the finished graph
+
+    # Runs while the exporter traces: the arguments are symbols with a shape and a dtype, which the
+    # results of `op` may lack.
+    def prelu(input: Any, weight: Any) -> Any:
+        rank = len(input.shape)
+        slope = weight
+        if len(weight.shape) == 1 and rank > 2:
+            slope = op.Unsqueeze(weight, list(range(1, rank - 1)))
+        elif len(weight.shape) == 1 and rank == 0:
+            slope = op.Squeeze(weight, [0])
+        if input.dtype == weight.dtype:
+            return op.PRelu(input, slope)
+        return op.Cast(op.PRelu(op.Cast(input, to=weight.dtype), slope), to=input.dtype)
+
+    return {torch.ops.torch_ext.prelu.default: prelu}

@@ -1,0 +1,405 @@
+"""Makes the fixed rectifiers of a finished model learnable: ReLU and Leaky ReLU become PReLU.
+
+A module changes its class and gets a slope; it stays the same object, so hooks, names and shared
+uses stay as they are, and the model's root may be converted too.
+"""
+
+import contextlib
+import copy
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from torch_ext.prelu import PReLU
+from torch_ext.replace import SwapReport, _check_model
+
+__all__ = ["parametrize_relu", "slope_parameters"]
+
+ExampleInputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+# What the functional forms are called in a graph of torch.fx. nn.functional's relu_ and leaky_relu_
+# are the second and the last.
+_FUNCTIONS: dict[Any, str] = {
+    torch.relu: "torch.relu",
+    torch.relu_: "torch.relu_",
+    F.relu: "F.relu",
+    F.leaky_relu: "F.leaky_relu",
+    F.leaky_relu_: "F.leaky_relu_",
+}
+_METHODS: dict[Any, str] = {"relu": "Tensor.relu", "relu_": "Tensor.relu_"}
+
+# A built-in or a scripted function, in TorchScript's text.
+_COMPILED_RELU = re.compile(r'aten::(leaky_)?relu_?\(|Constant\[name="(leaky_)?relu_?"')
+
+
+class _Use(NamedTuple):
+    """What one call of a module says about the slopes that it would need."""
+
+    channels: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def parametrize_relu(
+    model: nn.Module,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    per_channel: bool = True,
+    filter_fn: Callable[[nn.Module, str], bool] | None = None,
+) -> SwapReport:
+    """Turns every ``nn.ReLU`` and ``nn.LeakyReLU`` of a model into a learnable PReLU, in place.
+
+    Slopes start at 0 for ReLU and at ``negative_slope`` for Leaky ReLU, so the model computes the
+    same function at first, for finite inputs: Leaky ReLU to the bit; ReLU but for the sign of zero,
+    for a PReLU of slope 0 makes -0 of a negative number. The modules stay the same objects, with
+    their names and hooks, and become ``torch_ext.PReLU``. The new Parameters, ``<name>.weight``,
+    need an optimizer: :func:`slope_parameters` lists them.
+
+    Slopes have shape (C) or (1) and are float32, also for 16-bit inputs, which the operator allows;
+    float64 where the data are. They lie on the device of the input that the module was called with,
+    or else of the nearest tensor in the modules around it.
+
+    ``example_inputs`` are run through the model once, in eval mode and without gradients, to see
+    what each module is called with; training flags and buffers are put back afterwards. The
+    model's own hooks run as in any call. C is the size of dimension 1, as for ``nn.PReLU``: where
+    that is not a channel (transformers' (N, L, C)), use ``per_channel=False``.
+
+    The report's ``skipped`` names, with the reason:
+
+    - what ``filter_fn`` refuses, ScriptModules, subclasses with a ``forward`` of their own, and
+      activations of ``nn.TransformerEncoderLayer``, whose fast path would go on computing ReLU;
+    - modules that ``example_inputs`` do not reach, and those that one slope vector cannot serve;
+    - functional uses (``F.relu(x)``, ``x.relu()``, ...), which are no modules. They are found by
+      torch.fx; where it cannot trace the model, the report says so. It does not look into the
+      modules of torch.nn (recurrent and transformer layers);
+    - what was lost in a conversion: ``inplace=True``. A model that reads the overwritten input of
+      such a module later on computes something else now.
+
+    Args:
+        model: searched with all its submodules, itself included.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of ``model``.
+        per_channel: one slope per channel, which needs ``example_inputs``, or one per module.
+        filter_fn: ``filter_fn(module, name)`` is asked about each ``nn.ReLU`` and ``nn.LeakyReLU``;
+            a false answer leaves that module alone. All are asked before the first is converted.
+
+    Returns:
+        What was converted (``swapped``) and what was not.
+
+    Raises:
+        TypeError: if an argument is not of its type.
+        ValueError: if ``per_channel`` is true and there are no ``example_inputs``.
+
+    After these, and after any error of the model itself, nothing has been converted.
+
+    Example::
+
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        >>> print(torch_ext.parametrize_relu(model, torch.randn(1, 3, 16, 16)))
+        1 swapped, 0 skipped
+          1  swapped
+        >>> model[1]
+        PReLU(num_parameters=8)
+    """
+    _check_arguments(model, example_inputs, per_channel, filter_fn)
+    report = SwapReport()
+    relus = _convertible(model, filter_fn, report)
+    if relus and example_inputs is not None:
+        uses = _observed_uses(model, relus.values(), example_inputs)
+    else:
+        uses = {module: {_surroundings(model, name)} for name, module in relus.items()}
+
+    slopes: dict[str, nn.Parameter] = {}
+    for name, module in relus.items():
+        if reason := _conflict(uses[module], per_channel):
+            report.skipped.append((name, reason))
+        else:
+            slopes[name] = _new_slopes(module, uses[module], per_channel)
+            if getattr(module, "inplace", False):
+                report.skipped.append((name, "inplace=True: dropped, a PReLU has none"))
+    report.skipped += _functional_uses(model)
+    for name, weight in slopes.items():
+        _convert(relus[name], weight)
+        report.swapped.append(name)
+    return report
+
+
+def slope_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The slopes of every PReLU in a model, ``nn.PReLU`` and ``torch_ext.PReLU``.
+
+    They are for an optimizer group without weight decay, which would pull them towards ReLU.
+
+    Args:
+        model: searched with all its submodules, itself included.
+
+    Returns:
+        Each Parameter once, in the order of ``model.modules()``; frozen ones too. Where ``weight``
+        is computed from other Parameters (``torch.nn.utils.parametrize``, ``prune``), those.
+
+    Raises:
+        TypeError: if ``model`` is not a ``torch.nn.Module``.
+
+    Example::
+
+        >>> slopes = torch_ext.slope_parameters(model)
+        >>> listed = set(slopes)
+        >>> others = [p for p in model.parameters() if p not in listed]
+        >>> optimizer = torch.optim.AdamW(
+        ...     [{"params": others}, {"params": slopes, "weight_decay": 0.0}], weight_decay=0.05
+        ... )
+    """
+    _check_model(model)
+    slopes: dict[nn.Parameter, None] = {}
+    for module in model.modules():
+        if isinstance(module, nn.PReLU):
+            slopes.update(dict.fromkeys(module.parameters(recurse=False)))
+            if parametrize.is_parametrized(module, "weight"):
+                originals = cast(nn.ModuleDict, module.parametrizations)["weight"]
+                slopes.update(dict.fromkeys(originals.parameters(recurse=False)))
+    return list(slopes)
+
+
+# ---- Arguments ---------------------------------------------------------------------------------
+
+
+def _check_arguments(
+    model: object, example_inputs: object, per_channel: bool, filter_fn: object
+) -> None:
+    _check_model(model)
+    if example_inputs is None:
+        if per_channel:
+            raise ValueError(
+                "per_channel=True needs example_inputs, to see how many channels each module has; "
+                "per_channel=False gives one slope to each without them"
+            )
+    elif not isinstance(example_inputs, (Tensor, tuple, Mapping)):
+        raise TypeError(
+            "example_inputs must be a tensor, a tuple or a dict, "
+            f"got {type(example_inputs).__name__}"
+        )
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"filter_fn must be callable or None, got {type(filter_fn).__name__}")
+
+
+# ---- Which modules -----------------------------------------------------------------------------
+
+
+def _convertible(
+    model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None, report: SwapReport
+) -> dict[str, nn.Module]:
+    """The rectifiers that may be converted, each by its first name; the others are reported."""
+    fast = {
+        layer.activation
+        for layer in model.modules()
+        if isinstance(layer, nn.TransformerEncoderLayer)
+    }
+    relus: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            if _runs_relu(module):
+                reason = "a ScriptModule, whose compiled code cannot be changed"
+                report.skipped.append((name, reason))
+        elif not isinstance(module, (nn.ReLU, nn.LeakyReLU)):
+            continue
+        elif filter_fn is not None and not filter_fn(module, name):
+            report.skipped.append((name, "refused by filter_fn"))
+        elif module in fast:
+            reason = "the fast path of TransformerEncoderLayer would go on computing ReLU"
+            report.skipped.append((name, reason))
+        elif reason_or_none := _obstacle(module):
+            report.skipped.append((name, reason_or_none))
+        else:
+            relus[name] = module
+    return relus
+
+
+def _runs_relu(module: torch.jit.ScriptModule) -> bool:
+    try:
+        return _COMPILED_RELU.search(str(module.graph)) is not None
+    except RuntimeError:  # it has no forward
+        return False
+
+
+def _obstacle(module: nn.Module) -> str | None:
+    """Why a module may compute something else than its class says."""
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    for cls in type(module).__mro__:
+        if cls in (nn.ReLU, nn.LeakyReLU):
+            break
+        if "forward" in vars(cls):
+            return f"{cls.__qualname__} has a forward of its own"
+    return None
+
+
+# ---- What they are called with -----------------------------------------------------------------
+
+
+def _observed_uses(
+    model: nn.Module, modules: Iterable[nn.Module], example_inputs: ExampleInputs
+) -> dict[nn.Module, set[_Use]]:
+    """Runs the model once and notes each module's calls; none for one that was not reached."""
+    uses: dict[nn.Module, set[_Use]] = {module: set() for module in modules}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        [input] = (*args, *kwargs.values())
+        channels = input.size(1) if input.dim() > 1 else 1
+        uses[module].add(_Use(channels, input.dtype, input.device))
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example_inputs, Mapping):
+        kwargs = {name: _cloned(value) for name, value in example_inputs.items()}
+    else:
+        values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        args = tuple(map(_cloned, values))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_unchanged(model))
+        for module in uses:
+            stack.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled; importing it takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.no_grad())
+        model(*args, **kwargs)
+    return uses
+
+
+def _cloned(value: Any) -> Any:
+    """A first module with inplace=True would overwrite the caller's tensor."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Eval mode, with training flags and buffers as they were at the end, even after an error."""
+    modules = list(model.modules())
+    flags = [module.training for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = [(tensor, tensor._version, tensor.clone()) for tensor in model.buffers()]
+    for module in modules:
+        module.training = False  # not eval(), which a model may have made its own
+    try:
+        yield
+    finally:
+        for module, flag, named in zip(modules, flags, buffers, strict=True):
+            module.training = flag
+            if not isinstance(module, torch.jit.ScriptModule):  # else values are all there is
+                module._buffers.clear()
+                module._buffers.update(named)
+        with torch.no_grad():
+            for tensor, version, value in values:
+                if tensor._version != version:
+                    tensor.copy_(value)
+
+
+def _surroundings(model: nn.Module, name: str) -> _Use:
+    """Without an example: one slope, where and as wide as the nearest floating-point tensor."""
+    while True:
+        name = name.rpartition(".")[0]
+        around = model.get_submodule(name)
+        for tensor in (*around.parameters(), *around.buffers()):
+            if tensor.dtype in _FLOATS:
+                return _Use(1, tensor.dtype, tensor.device)
+        if not name:
+            return _Use(1, torch.float32, torch.get_default_device())
+
+
+# ---- What becomes of them ----------------------------------------------------------------------
+
+
+def _conflict(uses: set[_Use], per_channel: bool) -> str | None:
+    """Why one slope vector cannot serve all uses."""
+    if not uses:
+        return "not reached by example_inputs"
+    channels = {use.channels for use in uses}
+    dtypes = {use.dtype for use in uses}
+    devices = {use.device for use in uses}
+    if not dtypes.issubset(_FLOATS):
+        return f"called with {_listed(sorted(dtypes, key=str))}: a PReLU has no such inputs"
+    if torch.float64 in dtypes and len(dtypes) > 1:
+        return f"called with {_listed(sorted(dtypes, key=str))}: no slope serves them all"
+    if len(devices) > 1:
+        return f"called on {_listed(sorted(devices, key=str))}: a slope is on one device"
+    if per_channel and len(channels) > 1:
+        return f"called with {_listed(sorted(channels))} channels: one slope vector cannot serve them all"
+    return None
+
+
+def _listed(values: Iterable[object]) -> str:
+    return " and ".join(map(str, values))
+
+
+def _new_slopes(module: nn.Module, uses: set[_Use], per_channel: bool) -> nn.Parameter:
+    channels, dtype, device = next(iter(uses))
+    return nn.Parameter(
+        torch.full(
+            (channels if per_channel else 1,),
+            _initial_slope(module),
+            dtype=torch.float64 if dtype == torch.float64 else torch.float32,
+            device=device,
+        )
+    )
+
+
+def _initial_slope(module: nn.Module) -> float:
+    return module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+
+
+def _convert(module: nn.Module, weight: nn.Parameter) -> None:
+    """The attributes of torch_ext.PReLU for those of a rectifier, in the same object."""
+    attributes = vars(module)
+    attributes["init"] = _initial_slope(module)  # what reset_parameters() returns to
+    attributes["num_parameters"] = weight.numel()
+    attributes.pop("inplace", None)
+    attributes.pop("negative_slope", None)
+    # Past a __setattr__ of the module's own.
+    object.__setattr__(module, "__class__", PReLU)
+    module.register_parameter("weight", weight)
+
+
+# ---- What is not a module ----------------------------------------------------------------------
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = (nn.ReLU, nn.LeakyReLU, nn.PReLU, torch.jit.ScriptModule)
+        return isinstance(m, own) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _functional_uses(model: nn.Module) -> list[tuple[str, str]]:
+    """Calls of relu and leaky_relu outside of modules: the module around each, and what it is."""
+    tracer = _Tracer()
+    if tracer.is_leaf_module(model, ""):
+        return []
+    try:
+        nodes = tracer.trace(_disposable_copy(model)).nodes
+    except Exception as error:  # noqa: BLE001  (a model's forward may raise anything on a proxy)
+        reason = f"functional uses not looked for: torch.fx cannot trace the model ({error})"
+        return [("", reason)]
+    uses: dict[tuple[str, str], None] = {}
+    for node in nodes:
+        called = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
+        if name := called.get(node.target):
+            path = next(reversed(node.meta.get("nn_module_stack", {})), "")
+            uses[path, f"functional use of {name} in {path or 'the model'}: not converted"] = None
+    return list(uses)
+
+
+def _disposable_copy(model: nn.Module) -> nn.Module:
+    """Shares the parameters and has no hooks: a forward that keeps what it sees keeps proxies."""
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    copied = copy.deepcopy(model, shared)
+    for module in copied.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return copied
