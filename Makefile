@@ -2,6 +2,8 @@
 # make bench           PReLU layer by layer against PyTorch and torch.compile; BENCH_ARGS="--help" tells more
 # make bench-kernels   the CPU kernels alone against a tuned copy
 # make bench-models    training steps and inference of whole models
+# make bench-compile   the same under torch.compile, stock against ours
+# make bench-import    what `import torch_ext` adds to `import torch`
 #
 # Everything that a target needs is set up by it: a virtual environment with the pinned tools, the build.
 #   TORCH_VERSION=2.11.0  another torch, in an environment of its own
@@ -21,7 +23,7 @@ export PYTHONPATH := $(CURDIR)
 export TORCH_EXT_BUILD_DIR := $(abspath $(BUILD))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test pytest ctest build wheel bench bench-kernels bench-models format check-format environment system clean
+.PHONY: demo test pytest ctest build wheel bench bench-compile bench-import bench-kernels bench-models format check-format environment system clean
 
 test: build ctest pytest
 
@@ -33,6 +35,12 @@ bench: build $(VENV)/.bench-ready
 
 bench-models: build $(VENV)/.bench-models-ready
 	$(PY) benchmarks/models.py $(BENCH_ARGS)
+
+bench-compile: build $(VENV)/.bench-models-ready
+	$(PY) -W ignore benchmarks/compile.py $(BENCH_ARGS)
+
+bench-import: build
+	$(PY) benchmarks/imports.py $(BENCH_ARGS)
 
 bench-kernels: system environment
 	@test -e /usr/include/benchmark/benchmark.h || apt-get install -y -qq libbenchmark-dev
@@ -56,12 +64,15 @@ wheel: environment
 
 # --- what the targets above rely on -------------------------------------------------------------------
 
+# The torch of an environment that has one stays: what is missing is added to it.
+INSTALLED_TORCH := $(PY) -c 'import importlib.metadata as m; print(m.version("torch").partition("+")[0])' 2>/dev/null
+
 environment: $(VENV)/.ready
 
 $(VENV)/.ready: tests/requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, onnxscript" && command -v cmake ninja; } >/dev/null 2>&1 \
-	  || $(PY) -m pip install torch==$(TORCH_VERSION) -r tests/requirements.txt
+	  || $(PY) -m pip install torch==$$($(INSTALLED_TORCH) || echo $(TORCH_VERSION)) -r tests/requirements.txt
 	touch $@
 
 $(VENV)/.bench-ready: benchmarks/requirements.txt $(VENV)/.ready
@@ -70,7 +81,7 @@ $(VENV)/.bench-ready: benchmarks/requirements.txt $(VENV)/.ready
 
 $(VENV)/.bench-models-ready: benchmarks/models-requirements.txt $(VENV)/.ready
 	$(PY) -m pip install -r benchmarks/models-requirements.txt \
-	  "torch==$$($(PY) -c 'import importlib.metadata as m; print(m.version("torch"))')"
+	  "torch==$$($(INSTALLED_TORCH))"
 	$(PY) -m pip install --no-deps facenet-pytorch==2.6.0
 	touch $@
 
@@ -78,7 +89,7 @@ $(VENV)/.bench-models-ready: benchmarks/models-requirements.txt $(VENV)/.ready
 $(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
 	$(PY) -c "import sys, importlib.util as u; sys.exit(not u.find_spec('facenet_pytorch'))" || { \
 	  $(PY) -m pip install -r examples/python/requirements.txt \
-	    "torch==$$($(PY) -c 'import importlib.metadata as m; print(m.version("torch"))')" \
+	    "torch==$$($(INSTALLED_TORCH))" \
 	  && $(PY) -m pip install --no-deps facenet-pytorch==2.6.0; }
 	touch $@
 

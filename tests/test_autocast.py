@@ -9,6 +9,8 @@ from reference import assert_both_branches, assert_same_bits
 
 import torch_ext  # noqa: F401  (registers the operators)
 
+pytestmark = pytest.mark.contract
+
 prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
 
@@ -125,28 +127,23 @@ def test_backward_inside_the_region_changes_nothing(target, device):
         assert_same_bits(inside, outside)
 
 
-def test_nested_and_disabled_regions_are_respected(device):
-    input, weight = (
-        random_values((2, 3, 4), torch.float32, device),
-        finite_slopes((3,), torch.float32, device),
-    )
-    with torch.autocast(device, dtype=torch.bfloat16):
-        assert prelu(input, weight).dtype == torch.bfloat16
-        with torch.autocast(device, enabled=False):
-            assert prelu(input, weight).dtype == torch.float32
-            with torch.autocast(device, dtype=torch.float16):
-                assert prelu(input, weight).dtype == torch.float16
-        assert prelu(input, weight).dtype == torch.bfloat16
-    assert prelu(input, weight).dtype == torch.float32
+def test_the_weight_gradient_does_not_overflow_where_stocks_does(device):
+    """-200,000 is beyond float16, in which stock holds the gradient before it is cast back."""
+    input = torch.full((4, 3, 50000), -1.0, device=device)
+
+    def gradient(operator):
+        weight = torch.tensor([0.25, -0.5, 1.5], device=device).requires_grad_()
+        with torch.autocast(device, dtype=torch.float16):
+            output = operator(input, weight)
+        assert output.dtype == torch.float16
+        output.sum(dtype=torch.float32).backward()
+        return weight.grad
+
+    assert gradient(F.prelu).tolist() == [-float("inf")] * 3
+    assert gradient(prelu).tolist() == [-200000.0] * 3
 
 
-def test_autocast_of_another_device_does_nothing():
-    with (
-        torch.autocast("cuda", enabled=True, dtype=torch.float16)
-        if torch.cuda.is_available()
-        else torch.no_grad()
-    ):
-        assert prelu(torch.ones(2, 3), torch.ones(3)).dtype == torch.float32
+# ---- In a network ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weight_dtype", (torch.float32, torch.bfloat16), ids=str)

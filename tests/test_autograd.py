@@ -148,18 +148,6 @@ def test_create_graph_keeps_the_bits_of_first_order(dtypes, device):
         assert_same_bits(other, one)
 
 
-def test_backward_twice_needs_retain_graph_and_then_accumulates(device):
-    input = integer_values((3, 4, 5), torch.float32, device).requires_grad_()
-    weight = finite_slopes((4,), torch.float32, device).requires_grad_()
-    output = prelu(input, weight)
-    output.sum().backward(retain_graph=True)
-    once = input.grad.clone(), weight.grad.clone()
-    output.sum().backward()
-    assert torch.equal(input.grad, 2 * once[0]) and torch.equal(weight.grad, 2 * once[1])
-    with pytest.raises(RuntimeError, match="second time"):
-        output.sum().backward()
-
-
 def test_one_weight_used_twice_gets_the_sum_of_both_gradients(device):
     input = integer_values((3, 4, 5), torch.float64, device).requires_grad_()
     weight = torch.tensor(
@@ -169,36 +157,6 @@ def test_one_weight_used_twice_gets_the_sum_of_both_gradients(device):
     stock = torch.autograd.grad(F.prelu(F.prelu(input, weight), weight).sum(), (input, weight))
     assert_both_branches(input, *ours)
     assert all(torch.equal(*pair) for pair in zip(ours, stock))
-
-
-@pytest.mark.filterwarnings("ignore:Anomaly Detection")
-def test_hooks_anomaly_mode_and_retained_gradients_work(device):
-    input = integer_values((3, 4, 5), torch.float32, device).requires_grad_()
-    weight = finite_slopes((4,), torch.float32, device).requires_grad_()
-    calls = []
-    with torch.autograd.detect_anomaly(check_nan=True):
-        output = prelu(input, weight)
-        output.retain_grad()
-        output.register_hook(lambda grad: calls.append("output") or 2 * grad)
-        input.register_hook(lambda grad: calls.append("input"))
-        output.grad_fn.register_hook(lambda inputs, outputs: calls.append(len(inputs)))
-        output.sum().backward()
-    assert calls == ["output", 2, "input"]
-    assert (output.grad == 2).all()
-    assert_same_bits(
-        input.grad, prelu_backward(output.grad, input, weight, [True, False])[0].detach()
-    )
-
-
-@pytest.mark.parametrize("reentrant", (True, False))
-def test_checkpointing_gives_the_same_gradients(reentrant, device):
-    input = random_values((3, 4, 5), torch.float32, device).requires_grad_()
-    weight = finite_slopes((4,), torch.float32, device).requires_grad_()
-    plain = torch.autograd.grad(prelu(input, weight).square().sum(), (input, weight))
-    output = torch.utils.checkpoint.checkpoint(prelu, input, weight, use_reentrant=reentrant)
-    output.square().sum().backward()
-    assert_same_bits(input.grad, plain[0])
-    assert_same_bits(weight.grad, plain[1])
 
 
 def test_inputs_that_are_not_leaves_and_unused_outputs_are_fine(device):

@@ -1,12 +1,15 @@
 """The same bits with any number of threads, every time, and an untouched floating-point unit."""
 
 import concurrent.futures
+import contextlib
 import sys
 import warnings
 
 import pytest
 import torch
 from cases import (
+    CASES,
+    EMPTY_CASES,
     Case,
     case_inputs,
     channels_last,
@@ -16,7 +19,7 @@ from cases import (
     rotated,
     single_value,
 )
-from reference import assert_both_branches, assert_same_bits
+from reference import assert_both_branches, assert_same_bits, same_bits
 
 import torch_ext  # noqa: F401  (registers the operators)
 
@@ -90,19 +93,68 @@ def test_python_threads_do_not_disturb_each_other(device):
                 _assert_same_results(job.result(), expectation)
 
 
+# ---- Deterministic mode ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _deterministic():
+    """Warnings are errors; fresh memory is full of NaN, so an element never written would show."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.utils.deterministic.fill_uninitialized_memory
+            assert torch.empty(4).isnan().all()
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_deterministic_mode_has_nothing_to_complain_about(large, device):
-    """It also fills fresh memory with NaN, so an element that is never written would show."""
     input, weight, grad_output = large(device)
     expected = forward_backward(prelu, input, weight, grad_output)
     assert all(result.isfinite().all() for result in expected)
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.utils.deterministic.fill_uninitialized_memory
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+    with _deterministic():
+        _assert_same_results(forward_backward(prelu, input, weight, grad_output), expected)
+
+
+@pytest.mark.parametrize(
+    "case", CASES + EMPTY_CASES, ids=[case.name for case in CASES + EMPTY_CASES]
+)
+def test_fresh_memory_full_of_nan_never_shows(case, dtypes, device):
+    """In any layout, for any subset of the gradients."""
+    dtype, weight_dtype = dtypes
+    weight = finite_slopes(case.slopes, weight_dtype, device)
+    for input in case_inputs(case, dtype, device):
+        grad_output = random_values(case.shape, dtype, device, seed=1)
+        expected = forward_backward(prelu, input, weight, grad_output)
+        assert all(result.isfinite().all() for result in expected)
+        with _deterministic():
             _assert_same_results(forward_backward(prelu, input, weight, grad_output), expected)
-    finally:
-        torch.use_deterministic_algorithms(False)
+            for mask in ([True, False], [False, True]):
+                gradients = prelu_backward(grad_output, input, weight, mask)
+                for gradient, expectation in zip(gradients, expected[1:]):
+                    assert gradient is None or same_bits(gradient, expectation)
+
+
+def test_other_derivatives_work_in_deterministic_mode(device):
+    """Those that are composed of PyTorch's operators: second order, forward mode, vmap."""
+    input = random_values((6, 4, 5), torch.float32, device).requires_grad_()
+    weight = finite_slopes((4,), torch.float32, device).requires_grad_()
+
+    def others():
+        first = torch.autograd.grad(prelu(input, weight).sum(), (input, weight), create_graph=True)
+        loss = sum(gradient.square().sum() for gradient in first)
+        second = torch.autograd.grad(loss, (input, weight))
+        primals = input.detach(), weight.detach()
+        _, tangent = torch.func.jvp(prelu, primals, primals)
+        mapped = torch.func.vmap(prelu, in_dims=(0, None))(primals[0][:, None], primals[1])
+        return (*second, tangent, mapped)
+
+    expected = others()
+    assert_both_branches(input, *expected)
+    with _deterministic():
+        _assert_same_results(others(), expected)
 
 
 # ---- The floating-point environment ------------------------------------------------------------

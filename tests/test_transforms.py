@@ -1,4 +1,4 @@
-"""torch.func: every transform equals stock away from zero, and the contract at zero."""
+"""torch.func: derivatives and their nests equal stock away from zero, and the contract at zero."""
 
 import warnings
 
@@ -7,124 +7,25 @@ import torch
 import torch.nn.functional as F
 from cases import finite_slopes, integer_values, random_values
 from reference import assert_both_branches, assert_same_bits, plain
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from transforms import assert_equal_trees, no_vmap_fallback
 
-import torch_ext  # noqa: F401  (registers the operators)
+import torch_ext
+
+pytestmark = pytest.mark.contract
 
 prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
 
 
 @pytest.fixture(autouse=True)
-def _warnings_are_errors():
-    """vmap's fallback, a loop over samples, warns about its performance."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", category=FutureWarning)  # from inside torch
-        torch._C._debug_only_display_vmap_fallback_warnings(True)
+def _fallback_is_an_error():
+    with no_vmap_fallback():
         yield
-        torch._C._debug_only_display_vmap_fallback_warnings(False)
 
 
-def _assert_equal(ours, stock):
-    for one, other in zip(
-        torch.utils._pytree.tree_leaves(ours), torch.utils._pytree.tree_leaves(stock)
-    ):
-        assert one.shape == other.shape and one.dtype == other.dtype
-        assert torch.equal(one, other)
-
-
-# ---- vmap --------------------------------------------------------------------------------------
-
-VMAPS = {
-    "input": ((5, 2, 3, 4), 0, (3,), None),
-    "input_last": ((2, 3, 4, 5), -1, (3,), None),
-    "input_dim_1": ((2, 5, 3), 1, (3,), None),
-    "input_shared_weight": ((5, 2, 3), 0, (1,), None),
-    "input_0d_weight": ((5, 2, 3), 0, (), None),
-    "vectors": ((5, 7), 0, (1,), None),
-    "scalars": ((20,), 0, (), None),
-    "weight": ((4, 3, 5), None, (5, 3), 0),
-    "weight_last": ((4, 3, 5), None, (3, 5), 1),
-    "weight_of_one": ((4, 3), None, (5, 1), 0),
-    "weight_0d": ((4, 3, 2), None, (5,), 0),
-    "both": ((5, 4, 3), 0, (5, 3), 0),
-    "both_other_dims": ((4, 3, 5), 2, (3, 5), 1),
-    "both_0d": ((20,), 0, (20,), 0),
-    "both_samples_are_vectors": ((5, 7), 0, (5, 1), 0),
-    "batch_as_large_as_channels": ((3, 4, 3, 3), 0, (3, 3), 1),
-}
-
-
-@pytest.mark.parametrize("shape, dim, slopes, weight_dim", VMAPS.values(), ids=VMAPS)
-def test_vmap_equals_a_loop_and_stock(shape, dim, slopes, weight_dim, dtypes, device):
-    dtype, weight_dtype = dtypes
-    input = random_values(shape, dtype, device, seed=1, zeros=False)
-    weight = random_values(slopes, weight_dtype, device, seed=2)
-    mapped = vmap(prelu, in_dims=(dim, weight_dim))(input, weight)
-    count = input.shape[dim] if dim is not None else weight.shape[weight_dim]
-    samples = [
-        (
-            input if dim is None else input.select(dim, i),
-            weight if weight_dim is None else weight.select(weight_dim, i),
-        )
-        for i in range(count)
-    ]
-    assert_both_branches(input, mapped)
-    assert_same_bits(mapped, torch.stack([prelu(*sample) for sample in samples]))
-    if dtype == weight_dtype:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # stock's, about a resized output
-            assert_same_bits(mapped, vmap(F.prelu, in_dims=(dim, weight_dim))(input, weight))
-
-
-@pytest.mark.parametrize("shape, dim, slopes, weight_dim", VMAPS.values(), ids=VMAPS)
-def test_vmap_of_the_backward_operator_equals_a_loop(shape, dim, slopes, weight_dim, device):
-    input, grad_output = (
-        integer_values(shape, torch.float32, device, seed=seed) for seed in (1, 2)
-    )
-    weight = random_values(slopes, torch.float32, device, seed=3)
-
-    def backward(grad_output, input, weight):
-        return prelu_backward(grad_output, input, weight, [True, True])
-
-    count = input.shape[dim] if dim is not None else weight.shape[weight_dim]
-
-    def sample(tensor, dim, i):
-        return tensor if dim is None else tensor.select(dim, i)
-
-    mapped = vmap(backward, in_dims=(dim, dim, weight_dim))(grad_output, input, weight)
-    looped = [
-        backward(*map(sample, (grad_output, input, weight), (dim, dim, weight_dim), (i,) * 3))
-        for i in range(count)
-    ]
-    for one, others in zip(mapped, zip(*looped)):
-        assert torch.equal(one, torch.stack(others))
-
-
-def test_vmap_reports_the_errors_of_one_sample(device):
-    input, weight = torch.ones(5, 2, 3, device=device), torch.ones(5, 4, device=device)
-    with pytest.raises(RuntimeError, match="parameter numbers = 4 and channel size = 3"):
-        vmap(prelu)(input, weight)
-    with pytest.raises(RuntimeError, match="Type promoting not supported"):
-        vmap(prelu)(input, weight[:, :3].double())
-    with pytest.raises(RuntimeError, match="Not allow zero-dim input tensor"):
-        vmap(prelu)(input[:, 0, 0], weight)
-
-
-def test_vmaps_nest(device):
-    input, weight = (
-        random_values((4, 5, 6, 3), torch.float64, device),
-        random_values((4, 3), torch.float64, device),
-    )
-
-    def nested(operator):
-        return vmap(vmap(operator, in_dims=(0, None)))(input, weight)
-
-    assert_same_bits(nested(prelu), nested(F.prelu))
-
-
-# ---- Derivatives -------------------------------------------------------------------------------
+# ---- One sample --------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=(((3, 2, 4), (2,)), ((5, 4), (1,)), ((6,), ()), ((), ())), ids=str)
@@ -136,13 +37,36 @@ def arguments(request, device):
     return input, weight
 
 
+def _with_zeros(input):
+    """A third of the elements are zeros, of both signs."""
+    flat = input.clone().reshape(-1)
+    flat[::6], flat[3::6] = 0.0, -0.0
+    return flat.reshape(input.shape)
+
+
 def _loss(operator):
     return lambda input, weight: (operator(input, weight) ** 3).sum()
 
 
+def _linearized(function):
+    """The output and, for some tangents, the linear function's result."""
+
+    def run(input, weight):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.fx's, about constants that linearize folds
+            output, push = linearize(function, input, weight)
+        return output, push(torch.full_like(input, 3.0), torch.full_like(weight, -2.0))
+
+    return run
+
+
 TRANSFORMS = {
     "grad": lambda f: grad(_loss(f), argnums=(0, 1)),
+    "vjp": lambda f: lambda x, w: vjp(f, x, w)[1](torch.full_like(x, 3.0)),
+    "jvp": lambda f: lambda x, w: jvp(f, (x, w), (torch.full_like(x, 3.0), w)),
+    "linearize": _linearized,
     "jacrev": lambda f: jacrev(f, argnums=(0, 1)),
+    "jacrev_in_chunks": lambda f: jacrev(f, argnums=(0, 1), chunk_size=2),
     "jacfwd": lambda f: jacfwd(f, argnums=(0, 1)),
     "hessian": lambda f: hessian(_loss(f), argnums=(0, 1)),
     "jacrev_of_jacrev": lambda f: jacrev(jacrev(_loss(f), argnums=(0, 1)), argnums=(0, 1)),
@@ -151,47 +75,106 @@ TRANSFORMS = {
     "grad_of_grad": lambda f: grad(
         lambda x, w: (grad(_loss(f), argnums=1)(x, w) ** 2).sum(), argnums=(0, 1)
     ),
+    "jvp_of_grad": lambda f: (
+        lambda x, w: jvp(grad(_loss(f), argnums=(0, 1)), (x, w), (torch.full_like(x, 3.0), w))
+    ),
+    "vjp_of_jvp": lambda f: (
+        lambda x, w: vjp(lambda x, w: jvp(f, (x, w), (torch.full_like(x, 3.0), w))[1], x, w)[1](
+            torch.full_like(x, 2.0)
+        )
+    ),
 }
 
+with_all_transforms = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 
-@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+
+@with_all_transforms
 def test_derivatives_equal_stock_away_from_zero(transform, arguments):
     assert (arguments[0] != 0).all()
-    _assert_equal(transform(prelu)(*arguments), transform(F.prelu)(*arguments))
+    assert_equal_trees(transform(prelu)(*arguments), transform(F.prelu)(*arguments))
+
+
+@with_all_transforms
+def test_derivatives_at_zero_are_those_of_the_definition(transform, arguments):
+    """The slope's side in every derivative, where stock takes the other in some."""
+    input, weight = _with_zeros(arguments[0]), arguments[1]
+    zeros = input[input == 0]
+    assert zeros.numel() and (zeros.signbit().any() or input.numel() < 4)
+    assert_equal_trees(transform(prelu)(input, weight), transform(plain)(input, weight))
 
 
 def test_jvp_and_vjp_equal_stock(arguments):
     tangents = tuple(
         integer_values(tensor.shape, torch.float64, tensor.device, seed=3) for tensor in arguments
     )
-    _assert_equal(jvp(prelu, arguments, tangents), jvp(F.prelu, arguments, tangents))
-    for (ours, our_pullback), (stock, stock_pullback) in (
-        (vjp(prelu, *arguments), vjp(F.prelu, *arguments)),
-    ):
-        _assert_equal(ours, stock)
-        _assert_equal(our_pullback(tangents[0]), stock_pullback(tangents[0]))
+    assert_equal_trees(jvp(prelu, arguments, tangents), jvp(F.prelu, arguments, tangents))
+    ours, our_pullback = vjp(prelu, *arguments)
+    stock, stock_pullback = vjp(F.prelu, *arguments)
+    assert_equal_trees(ours, stock)
+    assert_equal_trees(our_pullback(tangents[0]), stock_pullback(tangents[0]))
 
 
-def test_transforms_compose_with_vmap(device):
+# ---- Nests with vmap ---------------------------------------------------------------------------
+
+# Of (5, 3, 2, 4) inputs x, (2) slopes w for all samples, and (5, 2) slopes ws, a vector each.
+NESTS = {
+    "per_sample_gradients": lambda f, x, w, ws: vmap(
+        grad(_loss(f), argnums=(0, 1)), in_dims=(0, None)
+    )(x, w),
+    "per_sample_gradients_in_chunks": lambda f, x, w, ws: vmap(
+        grad(_loss(f), argnums=(0, 1)), in_dims=(0, None), chunk_size=2
+    )(x, w),
+    "ensemble_gradients": lambda f, x, w, ws: vmap(grad(_loss(f), argnums=(0, 1)))(x, ws),
+    "per_sample_hessians": lambda f, x, w, ws: vmap(
+        hessian(_loss(f), argnums=1), in_dims=(0, None)
+    )(x, w),
+    "ensemble_hessians": lambda f, x, w, ws: vmap(hessian(_loss(f), argnums=(0, 1)))(x, ws),
+    "vmap_jacfwd": lambda f, x, w, ws: vmap(jacfwd(f, argnums=1), in_dims=(0, None))(x, w),
+    "vmap_jacrev": lambda f, x, w, ws: vmap(jacrev(f, argnums=(0, 1)))(x, ws),
+    "vmap_jvp": lambda f, x, w, ws: vmap(lambda a, b: jvp(f, (a, b), (a, b)))(x, ws),
+    "vmap_vjp": lambda f, x, w, ws: vmap(lambda a, b: vjp(f, a, b)[1](a))(x, ws),
+    "grad_vmap": lambda f, x, w, ws: grad(lambda w: vmap(_loss(f), in_dims=(0, None))(x, w).sum())(
+        w
+    ),
+    "jvp_grad": lambda f, x, w, ws: jvp(grad(_loss(f), argnums=1), (x[0], w), (x[1], w)),
+    "jvp_vmap_grad": lambda f, x, w, ws: jvp(vmap(grad(_loss(f), argnums=1)), (x, ws), (x, ws)),
+    "jacfwd_vmap": lambda f, x, w, ws: jacfwd(lambda w: vmap(f, in_dims=(0, None))(x, w))(w),
+    "jacrev_vmap_grad": lambda f, x, w, ws: jacrev(
+        lambda w: vmap(grad(_loss(f), argnums=1), in_dims=(0, None))(x, w)
+    )(w),
+    "vmap_vmap_grad": lambda f, x, w, ws: vmap(
+        vmap(grad(_loss(f), argnums=(0, 1)), in_dims=(0, None)), in_dims=(None, 0)
+    )(x, ws),
+}
+
+
+@pytest.mark.parametrize("at_zero", (False, True), ids=("away_from_zero", "at_zero"))
+@pytest.mark.parametrize("nest", NESTS.values(), ids=NESTS)
+def test_transforms_compose_with_vmap(nest, at_zero, device):
     """Compared with plain operations: stock's vmap of a hessian in weight raises."""
     input = integer_values((5, 3, 2, 4), torch.float64, device, seed=1)
     weight = integer_values((2,), torch.float64, device, seed=2) / 4
     weights = integer_values((5, 2), torch.float64, device, seed=3) / 4
     assert_both_branches(input)
-    for f in (
-        lambda p: vmap(grad(_loss(p), argnums=(0, 1)), in_dims=(0, None))(
-            input, weight
-        ),  # per-sample gradients
-        lambda p: vmap(grad(_loss(p), argnums=(0, 1)))(input, weights),  # an ensemble
-        lambda p: vmap(hessian(_loss(p), argnums=1), in_dims=(0, None))(input, weight),
-        lambda p: vmap(hessian(_loss(p), argnums=(0, 1)))(input, weights),
-        lambda p: vmap(jacfwd(p, argnums=1), in_dims=(0, None))(input, weight),
-        lambda p: vmap(lambda x, w, t: jvp(p, (x, w), (t, w)))(input, weights, input),
-        lambda p: grad(lambda w: vmap(_loss(p), in_dims=(0, None))(input, w).sum())(weight),
-        lambda p: jvp(grad(_loss(p), argnums=1), (input[0], weight), (input[1], weight)),
-        lambda p: jacfwd(lambda w: vmap(p, in_dims=(0, None))(input, w))(weight),
-    ):
-        _assert_equal(f(prelu), f(plain))
+    input = _with_zeros(input) if at_zero else input
+    assert (input == 0).any() == at_zero
+    assert_equal_trees(nest(prelu, input, weight, weights), nest(plain, input, weight, weights))
+
+
+def test_functional_call_with_stacked_weights_is_an_ensemble(device):
+    nets = [torch_ext.PReLU(3, dtype=torch.float64, device=device) for _ in range(4)]
+    for scale, net in enumerate(nets, 1):
+        net.weight.data = scale * finite_slopes((3,), torch.float64, device)
+    parameters, _ = torch.func.stack_module_state(nets)
+    input = random_values((6, 3, 4), torch.float64, device)
+    outputs = vmap(lambda p, x: torch.func.functional_call(nets[0], p, (x,)), in_dims=(0, None))(
+        parameters, input
+    )
+    assert_both_branches(input, outputs)
+    assert_same_bits(outputs, torch.stack([net(input) for net in nets]))
+
+
+# ---- Other dtypes, worked values, functionalize ------------------------------------------------
 
 
 def test_transforms_of_the_mixed_pair_keep_its_dtypes(mixed_dtypes, device):
@@ -217,9 +200,6 @@ def test_transforms_of_the_mixed_pair_keep_its_dtypes(mixed_dtypes, device):
         assert_same_bits(vmap(prelu, in_dims=(0, None))(input[:, None], weight), expected[:, None])
 
 
-# ---- At zero -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("jacobian", (jacrev, jacfwd))
 def test_both_modes_use_the_slope_at_zero(jacobian, device):
     """Stock's two modes disagree here."""
@@ -242,22 +222,21 @@ def test_second_derivatives_use_the_slope_at_zero(second, device):
         assert [t.item() for t in (xx, xw, wx, ww)] == [0.0, mixed, mixed, 0.0]
 
 
-def test_functional_call_with_stacked_weights_is_an_ensemble(device):
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(finite_slopes((3,), torch.float64))
+def test_functionalize_keeps_the_operator_and_removes_mutations_around_it(device):
+    def between_mutations(input, weight):
+        hidden = input.clone().mul_(2)
+        output = prelu(hidden, weight)
+        output.add_(1)
+        return prelu(output, weight)
 
-        def forward(self, input):
-            return prelu(input, self.weight)
-
-    nets = [Net().to(device) for _ in range(4)]
-    for scale, net in enumerate(nets, 1):
-        net.weight.data *= scale
-    parameters, _ = torch.func.stack_module_state(nets)
-    input = random_values((6, 3, 4), torch.float64, device)
-    outputs = vmap(lambda p, x: torch.func.functional_call(nets[0], p, (x,)), in_dims=(0, None))(
-        parameters, input
-    )
-    assert_both_branches(input, outputs)
-    assert_same_bits(outputs, torch.stack([net(input) for net in nets]))
+    input = random_values((4, 3, 5), torch.float64, device)
+    weight = finite_slopes((3,), torch.float64, device)
+    functional = functionalize(between_mutations)
+    assert_both_branches(input)
+    assert_same_bits(functional(input, weight), between_mutations(input, weight))
+    called = [node.target for node in make_fx(functional)(input, weight).graph.nodes]
+    assert called.count(prelu.default) == 2
+    assert not {torch.ops.aten.mul_.Tensor, torch.ops.aten.add_.Tensor} & set(called)
+    gradients = grad(lambda x, w: functional(x, w).sum(), argnums=(0, 1))(input, weight)
+    expected = grad(lambda x, w: between_mutations(x, w).sum(), argnums=(0, 1))(input, weight)
+    assert_equal_trees(gradients, expected)

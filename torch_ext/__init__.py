@@ -17,11 +17,15 @@ from torch_ext import _library
 __version__ = _library.load()
 
 # Only from here on: these need the library that was just loaded.
-from torch_ext import _C
+from torch_ext import _C, _sharding
+from torch_ext import inductor as inductor
 from torch_ext import onnx as onnx
 from torch_ext.prelu import PReLU, prelu
 from torch_ext.relu import parametrize_relu, slope_parameters
 from torch_ext.replace import SwapReport, replace_prelu, restore_prelu
+
+_sharding.register_when_needed()
+inductor.register_when_needed()
 
 __all__ = [
     "PReLU",

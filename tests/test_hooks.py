@@ -1,0 +1,294 @@
+"""Hooks, anomaly mode, saved tensors, a graph used twice and changes in place: as with stock."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import finite_slopes, integer_values, random_values
+from reference import assert_both_branches, assert_same_bits
+from torch.autograd import graph
+
+import torch_ext
+
+pytestmark = pytest.mark.contract
+
+prelu = torch.ops.torch_ext.prelu
+prelu_backward = torch.ops.torch_ext.prelu_backward
+
+
+@pytest.fixture
+def leaves(device):
+    input = integer_values((3, 4, 5), torch.float32, device).requires_grad_()
+    weight = torch.tensor([-0.5, 0.25, 2.0, 1.0], device=device).requires_grad_()
+    assert_both_branches(input)
+    return input, weight
+
+
+def _gradients(input, weight):
+    """Of the sum of the output."""
+    ones = torch.ones_like(input)
+    return prelu_backward(ones, input.detach(), weight.detach(), [True, True])
+
+
+def _assert_gradients(leaves, expected):
+    for leaf, gradient in zip(leaves, expected):
+        assert_same_bits(leaf.grad, gradient)
+
+
+# ---- Hooks -------------------------------------------------------------------------------------
+
+
+def test_hooks_of_tensors_and_of_the_node_run_in_order(leaves):
+    input, weight = leaves
+    calls = []
+
+    def note(name, result=None):
+        return lambda *gradients: calls.append(name) or result
+
+    output = prelu(input, weight)
+    output.retain_grad()
+    output.register_hook(lambda gradient: calls.append("output") or 2 * gradient)
+    output.grad_fn.register_prehook(note("before the node"))
+    output.grad_fn.register_hook(lambda inputs, outputs: calls.append((len(inputs), len(outputs))))
+    input.register_hook(note("input"))
+    input.register_post_accumulate_grad_hook(note("input accumulated"))
+    output.sum().backward()
+    assert calls == ["output", "before the node", (2, 1), "input", "input accumulated"]
+    assert (output.grad == 2).all()
+    _assert_gradients(leaves, [2 * gradient for gradient in _gradients(input, weight)])
+
+
+def test_what_hooks_return_takes_the_place_of_gradients(leaves):
+    input, weight = leaves
+    expected_input, expected_weight = _gradients(input, weight)
+    output = prelu(input, weight)
+    output.grad_fn.register_prehook(lambda outputs: tuple(4 * gradient for gradient in outputs))
+    output.grad_fn.register_hook(lambda inputs, outputs: (inputs[0] / 2, inputs[1] / 4))
+    output.sum().backward()
+    _assert_gradients(leaves, (2 * expected_input, expected_weight))
+
+
+def test_a_node_that_passes_on_no_gradient_gives_none(leaves):
+    """An undefined grad_output: the other branch of the graph alone counts."""
+
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input):
+            return input.clone()
+
+        @staticmethod
+        def backward(ctx, grad_output):
+            return None
+
+    input, weight = leaves
+    (Stop.apply(prelu(input, weight)).sum() + input.sum()).backward()
+    assert (input.grad == 1).all() and weight.grad is None
+
+
+def test_hooks_of_several_tensors_and_of_the_module_run(device):
+    module = torch_ext.PReLU(4, device=device)
+    input = integer_values((3, 4, 5), torch.float32, device).requires_grad_()
+    seen = {}
+    module.register_full_backward_pre_hook(lambda m, outputs: seen.update(before=outputs))
+    module.register_full_backward_hook(lambda m, inputs, outputs: seen.update(after=inputs))
+    graph.register_multi_grad_hook(
+        (input, module.weight), lambda gradients: seen.update(all=gradients)
+    )
+    module(input).sum().backward()
+    expected = _gradients(input, module.weight)
+    assert_same_bits(seen["before"][0], torch.ones_like(input))
+    assert_same_bits(seen["after"][0], expected[0])
+    for gradient, other in zip(seen["all"], expected):
+        assert_same_bits(gradient, other)
+
+
+def test_the_node_is_one_of_autograds(leaves):
+    input, weight = leaves
+    node = prelu(input, weight).grad_fn
+    assert node.name() == "TorchExtPreluBackward"
+    assert [edge.variable for edge, _ in node.next_functions] == list(leaves)
+    node.metadata["key"] = 1
+    assert node.metadata == {"key": 1}
+    edge = graph.get_gradient_edge(prelu(input, weight))
+    gradients = torch.autograd.grad(edge, leaves, torch.ones_like(input))
+    for gradient, expected in zip(gradients, _gradients(input, weight)):
+        assert_same_bits(gradient, expected)
+
+
+# ---- Anomaly mode ------------------------------------------------------------------------------
+
+
+def _call_that_makes_a_nan(input, weight):
+    return prelu(input, weight)
+
+
+@pytest.mark.parametrize("second_order", (False, True), ids=("first_order", "second_order"))
+def test_anomaly_mode_names_the_node_and_the_line_of_its_forward(second_order, device):
+    """0 times an infinite slope is NaN in the gradient of the input."""
+    input = torch.tensor([[-1.0, 2.0]], device=device).requires_grad_()
+    weight = torch.tensor([float("inf"), 1.0], device=device).requires_grad_()
+    zero = torch.zeros_like(input).requires_grad_()
+    with warnings.catch_warnings(record=True) as caught, torch.autograd.detect_anomaly():
+        warnings.simplefilter("always")
+        output = _call_that_makes_a_nan(input, weight)
+        with pytest.raises(RuntimeError, match="'TorchExtPreluBackward' returned nan values"):
+            torch.autograd.grad(output, (input, weight), zero, create_graph=second_order)
+    (message,) = [str(w.message) for w in caught if "Error detected" in str(w.message)]
+    assert message.startswith("Error detected in TorchExtPreluBackward.")
+    assert "_call_that_makes_a_nan" in message and __file__ in message
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_anomaly_mode_finds_nothing_in_finite_gradients(leaves):
+    with torch.autograd.detect_anomaly():
+        gradients = torch.autograd.grad(prelu(*leaves).sum(), leaves, create_graph=True)
+        sum(gradient.square().sum() for gradient in gradients).backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
+# ---- Saved tensors -----------------------------------------------------------------------------
+
+
+def test_the_saving_hooks_get_the_two_arguments_themselves(leaves):
+    """Two calls of each hook; the objects, not copies; what unpacks is what is used."""
+    packed, unpacked = [], []
+
+    def pack(tensor):
+        packed.append(tensor)
+        return len(packed) - 1
+
+    def unpack(index):
+        unpacked.append(index)
+        return packed[index]
+
+    with graph.saved_tensors_hooks(pack, unpack):
+        output = prelu(*leaves)
+    assert [tensor.data_ptr() for tensor in packed] == [leaf.data_ptr() for leaf in leaves]
+    assert all(tensor.requires_grad for tensor in packed)
+    assert unpacked == []
+    output.sum().backward()
+    assert sorted(unpacked) == [0, 1] and len(packed) == 2
+    _assert_gradients(leaves, _gradients(*leaves))
+
+
+@pytest.mark.parametrize("pin_memory", (False, True), ids=("unpinned", "pinned"))
+def test_saving_on_the_cpu(pin_memory, leaves):
+    if pin_memory and not torch.cuda.is_available():
+        pytest.skip("only memory of a GPU's host can be pinned")
+    with graph.save_on_cpu(pin_memory=pin_memory):
+        output = prelu(*leaves)
+    output.sum().backward()
+    _assert_gradients(leaves, _gradients(*leaves))
+
+
+def test_saving_hooks_that_are_forbidden_are_refused(leaves):
+    with graph.disable_saved_tensors_hooks("not here"):
+        prelu(*leaves).sum().backward()
+        with (
+            pytest.raises(RuntimeError, match="not here"),
+            graph.saved_tensors_hooks(lambda t: t, lambda t: t),
+        ):
+            prelu(*leaves)
+
+
+def test_a_graph_may_be_used_twice_if_it_is_retained(leaves):
+    output = prelu(*leaves)
+    output.sum().backward(retain_graph=True)
+    once = [leaf.grad.clone() for leaf in leaves]
+    _assert_gradients(leaves, _gradients(*leaves))
+    output.sum().backward()
+    _assert_gradients(leaves, [2 * gradient for gradient in once])
+    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        output.sum().backward()
+
+
+def test_the_graph_of_the_second_order_may_be_used_twice_if_it_is_retained(leaves):
+    first = torch.autograd.grad(prelu(*leaves).sum(), leaves, create_graph=True)
+    loss = sum(gradient.square().sum() for gradient in first)
+    once = torch.autograd.grad(loss, leaves, retain_graph=True, materialize_grads=True)
+    twice = torch.autograd.grad(loss, leaves, materialize_grads=True)
+    for one, other in zip(once, twice):
+        assert_same_bits(one, other)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, leaves, materialize_grads=True)
+
+
+# ---- Changes in place --------------------------------------------------------------------------
+
+CHANGES = {
+    "input": lambda input, weight, output: input.mul_(2),
+    "weight": lambda input, weight, output: weight.mul_(2),
+    "a_view_of_input": lambda input, weight, output: input[0, 0].zero_(),
+    "output": lambda input, weight, output: output.mul_(2),  # which nobody saved
+}
+
+
+@pytest.mark.parametrize("needed", ((True, True), (True, False), (False, True)), ids=str)
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_in_place_are_detected_where_stock_detects_them(change, needed, leaves):
+    leaves = [leaf.detach().requires_grad_(need) for leaf, need in zip(leaves, needed)]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    outcomes = {}
+    for operator in (prelu, F.prelu):
+        arguments = [leaf.clone() for leaf in leaves]
+        output = operator(*arguments)
+        with torch.set_grad_enabled(change == "output"):
+            CHANGES[change](*arguments, output)
+        try:
+            outcomes[operator] = torch.autograd.grad(output.sum(), wanted)
+        except RuntimeError as error:
+            outcomes[operator] = str(error)
+    if change == "output":
+        assert all(torch.equal(*pair) for pair in zip(outcomes[prelu], outcomes[F.prelu]))
+    else:
+        for outcome in outcomes.values():
+            assert "modified by an inplace operation" in outcome
+
+
+def test_mutation_of_saved_tensors_may_be_allowed(leaves):
+    expected = _gradients(*leaves)
+    with graph.allow_mutation_on_saved_tensors():
+        input = leaves[0].clone()
+        output = prelu(input, leaves[1])
+        input.mul_(-1)
+        output.sum().backward()
+    _assert_gradients(leaves, expected)
+
+
+def test_an_optimizer_step_between_two_backward_passes_is_detected(device):
+    module = torch_ext.PReLU(4, device=device)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    loss = module(random_values((3, 4, 5), torch.float32, device)).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# ---- Inference mode ----------------------------------------------------------------------------
+
+
+def test_inference_mode_and_its_tensors(leaves):
+    expected = prelu(*leaves).detach()
+    with torch.inference_mode():
+        output = prelu(*leaves)
+        assert output.is_inference() and not output.requires_grad
+        assert_same_bits(output.clone(), expected)
+        kept = [leaf.clone() for leaf in leaves]
+    output = prelu(*kept)  # outside, on inference tensors: nothing to differentiate
+    assert not output.requires_grad and not output.is_inference()
+    assert_same_bits(output, expected)
+    for arguments in ((kept[0], leaves[1]), (leaves[0], kept[1])):
+        for operator in (prelu, F.prelu):
+            with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backwa"):
+                operator(*arguments)
+
+
+def test_no_grad_makes_no_node_and_enable_grad_within_makes_one(leaves):
+    with torch.no_grad():
+        assert prelu(*leaves).grad_fn is None
+        with torch.enable_grad():
+            assert prelu(*leaves).grad_fn is not None
+    weight = finite_slopes((4,), torch.float32, leaves[0].device)
+    assert prelu(leaves[0].detach(), weight).grad_fn is None

@@ -1,0 +1,78 @@
+"""How DTensor may shard the operators: which placements of the arguments give which of the results.
+
+Parts of a batch and parts of an image are computed each for itself; the slope's gradients of the
+parts are then still to be summed. Channels are sharded together with their slopes. Everything else
+DTensor redistributes first; a pending sum (``Partial``) too, for PReLU of a sum is not the sum of
+PReLUs.
+
+``torch.distributed.tensor`` is large, so nothing here imports it before the program does.
+"""
+
+import warnings
+from typing import Any, TypeAlias
+
+import torch
+
+from torch_ext._post_import import when_imported
+
+# On one dimension of a mesh: the placements of the results, and those of the arguments; None
+# stands for an argument that is no tensor.
+Shardings: TypeAlias = list[tuple[list[Any], list[Any]]]
+
+
+def register_when_needed() -> None:
+    """Registers the rules as soon as ``torch.distributed.tensor`` is imported, or now if it is."""
+    when_imported("torch.distributed.tensor", _register)
+
+
+def _register() -> None:
+    """A failure is a warning: it must not take DTensor away from those who do not need the rules."""
+    try:
+        _register_rules()
+    except Exception as error:  # noqa: BLE001  (the registration is experimental in torch)
+        warnings.warn(
+            f"The operators of torch_ext will not run on DTensors: torch {torch.__version__} did not "
+            f"take their sharding rules ({type(error).__name__}: {error})",
+            stacklevel=2,
+        )
+
+
+def _register_rules() -> None:
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.experimental import register_sharding
+
+    prelu = torch.ops.torch_ext.prelu.default
+    prelu_backward = torch.ops.torch_ext.prelu_backward.default
+    register_sharding(prelu)(_prelu)
+    register_sharding(prelu_backward)(_prelu_backward)
+    # DTensor remembers how a call was sharded, and takes only int arguments for something that
+    # another call may differ in. A remembered call without grad_weight would then answer one with
+    # it. So: all arguments from this one on matter. There is no public way to say so.
+    schemas = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
+    schemas[prelu_backward].static_argnum = 3  # output_mask
+
+
+def _prelu(input: Any, weight: Any) -> Shardings:
+    return [([x], [x, w]) for x, w, _ in _placements(input, weight)]
+
+
+def _prelu_backward(grad_output: Any, input: Any, weight: Any, output_mask: Any) -> Shardings:
+    want_input, want_weight = output_mask
+    return [
+        ([x if want_input else None, grad_w if want_weight else None], [x, x, w, None])
+        for x, w, grad_w in _placements(input, weight)
+    ]
+
+
+def _placements(input: Any, weight: Any) -> list[tuple[Any, Any, Any]]:
+    """Of input (and output, and their gradients), weight and grad_weight."""
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    one_slope = weight.ndim == 0 or weight.shape[0] == 1
+    placements: list[tuple[Any, Any, Any]] = [(Replicate(), Replicate(), Replicate())]
+    for dim in range(input.ndim):
+        if dim == 1 and not one_slope:
+            placements.append((Shard(1), Shard(0), Shard(0)))
+        else:
+            placements.append((Shard(dim), Replicate(), Partial("sum")))
+    return placements
