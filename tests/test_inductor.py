@@ -14,7 +14,7 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.utils import run_and_get_code
 
 import torch_ext
-from torch_ext.inductor import POLICIES, SMALL
+from torch_ext.inductor import POLICIES
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
@@ -24,8 +24,12 @@ prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
 
 
+SMALL = 4096  # elements, in these tests
+
+
 @pytest.fixture(autouse=True)
-def _as_it_was():
+def _as_it_was(monkeypatch):
+    monkeypatch.setattr(torch_ext.inductor, "small_backward", lambda device: SMALL)
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
         yield
@@ -144,6 +148,15 @@ def test_backwards_stay_whole_unless_their_gradient_is_summed_next_door(
     assert _train(module, input) == (backwards, backwards)
     torch_ext.inductor.set_compile("decompose")
     assert _train(module, input) == (0, 0)
+
+
+def test_what_is_small_grows_with_the_threads_up_to_the_caches(threads, monkeypatch):
+    monkeypatch.undo()
+    sizes = {}
+    for count in (1, 2, 64):
+        threads(count)
+        sizes[count] = torch_ext.inductor.small_backward(torch.device("cpu"))
+    assert sizes == {1: 2**18, 2: 2**19, 64: 2**22}
 
 
 def test_a_frozen_slope_leaves_nothing_to_sum(device):

@@ -48,7 +48,7 @@ class PreluPass(CustomGraphPass):
         ]
         if None in uuids:
             return None
-        policy = inductor.compile_policy()
+        policy = inductor.compile_policy(), torch.get_num_threads()
         return get_hash_for_files((__file__, inductor.__file__), repr((policy, uuids)))
 
 
@@ -72,7 +72,8 @@ def fuses_better(backward: Node) -> bool:
     input, output_mask = backward.args[1], cast(list[bool], backward.args[3])
     if not output_mask[1]:
         return True  # elementwise: nothing to sum
-    if statically_known_true(value(input).numel() <= inductor.SMALL):
+    small = inductor.small_backward(value(input).device)
+    if statically_known_true(value(input).numel() <= small):
         return True
     by_input = next((user for user in backward.users if user.args[1] == 0), None)
     return by_input is not None and not feeds_kernel(by_input) and feeds_sum(by_input)

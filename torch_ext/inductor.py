@@ -5,7 +5,7 @@ loop as something behind it. PReLU forward is two instructions an element, so it
 the formulas that Inductor gets from ``torch.nn.functional.prelu``, and fused. The backward is worth a
 kernel: ours reads and writes once, where Inductor sums the slope's gradient in a loop of its own.
 Only where the gradient of the input goes straight into other sums, as in front of a normalization,
-does one loop of Inductor's do all of it, and the backward is taken apart too.
+does one loop of Inductor's do all of it, and the backward is taken apart too; so are small ones.
 
 ``docs/design.md`` has the figures; ``make bench-compile`` makes them. The environment variable
 ``TORCH_EXT_COMPILE`` or :func:`set_compile` chooses otherwise. Other compiler backends and
@@ -14,15 +14,25 @@ does one loop of Inductor's do all of it, and the backward is taken apart too.
 
 import os
 
+import torch
+
 from torch_ext._post_import import when_imported
 
 __all__ = ["POLICIES", "compile_policy", "set_compile"]
 
 POLICIES = ("auto", "decompose", "opaque")
-"""By neighbours and size (as above); always taken apart; never."""
+"""As above, by neighbours and size; always taken apart; never."""
 
-SMALL = 4096
-"""Elements up to which a backward is taken apart: a call costs more than the loop."""
+
+def small_backward(device: torch.device) -> int:
+    """Elements up to which a backward is taken apart: a call costs more than the kernel saves.
+
+    Measured for CPUs (a call costs 20 to 25 us in the middle of compiled code); a guess for GPUs.
+    """
+    if device.type != "cpu":
+        return 2**20
+    # Beyond the caches it is the number of passes over memory that counts, however many threads.
+    return min(2**18 * torch.get_num_threads(), 2**22)
 
 
 def compile_policy() -> str:
