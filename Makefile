@@ -1,4 +1,4 @@
-# make demo | test | build | wheel | format | check-format | clean
+# make demo | test | build | wheel | format | check-format | check-types | clean
 # make bench           PReLU layer by layer against PyTorch and torch.compile; BENCH_ARGS="--help" tells more
 # make bench-kernels   the CPU kernels alone against a tuned copy
 # make bench-models    training steps and inference of whole models
@@ -23,7 +23,7 @@ export PYTHONPATH := $(CURDIR)
 export TORCH_EXT_BUILD_DIR := $(abspath $(BUILD))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test pytest ctest build wheel bench bench-compile bench-import bench-kernels bench-models format check-format environment system clean
+.PHONY: demo test pytest ctest build wheel bench bench-compile bench-import bench-kernels bench-models format check-format check-types environment system clean
 
 test: build ctest pytest
 
@@ -71,7 +71,7 @@ environment: $(VENV)/.ready
 
 $(VENV)/.ready: tests/requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, onnxscript" && command -v cmake ninja; } >/dev/null 2>&1 \
+	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, onnxscript, matplotlib" && command -v cmake ninja; } >/dev/null 2>&1 \
 	  || $(PY) -m pip install torch==$$($(INSTALLED_TORCH) || echo $(TORCH_VERSION)) -r tests/requirements.txt
 	touch $@
 
@@ -109,6 +109,9 @@ format: environment
 check-format: environment
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
+
+check-types: environment
+	$(VENV)/bin/mypy torch_ext
 
 clean:
 	rm -rf build dist torch_ext/lib torch_ext/include torch_ext/_build.json torch_ext/_C*.so

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from networks import FSRCNN, IResNet, slopes, spread_slopes
+from networks import FSRCNN, IResNet, MobileFaceNet, slopes, spread_slopes
 from timing import Timing, interleaved
 from torch import Tensor, nn
 from torch.nn import functional
@@ -111,6 +111,7 @@ def mtcnn(stage: str) -> Callable[[], nn.Module]:
 CASES = (
     Case("IResNet-18", lambda: IResNet((2, 2, 2, 2)), (8, 3, 112, 112), (8, 3, 112, 112)),
     Case("IResNet-50", lambda: IResNet((3, 4, 14, 3)), (8, 3, 112, 112), (8, 3, 112, 112)),
+    Case("MobileFaceNet", MobileFaceNet, (8, 3, 112, 112), (8, 3, 112, 112)),
     Case("FSRCNN x4", FSRCNN, (16, 1, 32, 32), (1, 1, 180, 320)),
     Case("Real-ESRGAN compact", compact, (4, 3, 64, 64), (1, 3, 180, 320), True),
     Case("MONAI UNet 3-D", monai_unet, (1, 1, 64, 64, 64), (1, 1, 96, 96, 96), True),

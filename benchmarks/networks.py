@@ -65,6 +65,62 @@ class IResNet(nn.Module):
         return self.head(self.features(x))
 
 
+def conv_norm(
+    inputs: int, outputs: int, size: int = 1, stride: int = 1, groups: int = 1, act: bool = True
+) -> list[nn.Module]:
+    """Convolution without bias, batch normalization and, unless it is a linear one, PReLU."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return [*layers, nn.PReLU(outputs)] if act else layers
+
+
+class Bottleneck(nn.Module):
+    """MobileNetV2's: `factor` times as many channels, a depthwise 3x3, and a linear way back."""
+
+    def __init__(self, inputs: int, outputs: int, factor: int, stride: int) -> None:
+        super().__init__()
+        wide = factor * inputs
+        self.residual = nn.Sequential(
+            *conv_norm(inputs, wide),
+            *conv_norm(wide, wide, 3, stride, groups=wide),
+            *conv_norm(wide, outputs, act=False),
+        )
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        return x + self.residual(x) if self.shortcut else self.residual(x)
+
+
+class MobileFaceNet(nn.Sequential):
+    """The face embedding network for phones (Chen et al., arXiv:1804.07573, table 1).
+
+    (N, 3, side, side) images, side a multiple of 16, to (N, embedding). PReLU everywhere but in
+    linear layers; a depthwise convolution as large as the last map takes the place of pooling.
+    """
+
+    def __init__(self, side: int = 112, embedding: int = 128) -> None:
+        # Expansion, channels, number of bottlenecks, stride of the first.
+        stages = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+        layers = [*conv_norm(3, 64, 3, stride=2), *conv_norm(64, 64, 3, groups=64)]
+        inputs = 64
+        for factor, outputs, count, stride in stages:
+            for unit in range(count):
+                layers.append(Bottleneck(inputs, outputs, factor, 1 if unit else stride))
+                inputs = outputs
+        last = side // 16
+        layers += [
+            *conv_norm(inputs, 512),
+            nn.Conv2d(512, 512, last, groups=512, bias=False),
+            nn.BatchNorm2d(512),
+            *conv_norm(512, embedding, act=False),
+            nn.Flatten(),
+        ]
+        super().__init__(*layers)
+
+
 class FSRCNN(nn.Sequential):
     """Fast super-resolution (Dong et al., arXiv:1608.00367): (N, 1, H, W) to `scale` times H and W.
 

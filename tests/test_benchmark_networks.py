@@ -1,27 +1,19 @@
-"""The networks of benchmarks/networks.py: what the papers say of them, and with torch_ext in them."""
+"""The networks of benchmarks/networks.py: what the papers say of them.
 
-import copy
-import importlib.util
-from pathlib import Path
+test_real_models.py puts torch_ext in them.
+"""
 
 import pytest
 import torch
+from paper_networks import networks
 from reference import assert_same_bits
 from torch import nn
-
-from torch_ext import replace_prelu
-
-# By its path: benchmarks/ and tests/ have modules of the same names.
-SPEC = importlib.util.spec_from_file_location(
-    "networks", Path(__file__).parents[1] / "benchmarks" / "networks.py"
-)
-networks = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(networks)
 
 # Small: images of 32x32 rather than 112x112.
 CASES = {
     "IResNet-18": (lambda: networks.IResNet((2, 2, 2, 2), side=32), (3, 3, 32, 32), (3, 512), 9),
     "IResNet-50": (lambda: networks.IResNet((3, 4, 14, 3), side=32), (3, 3, 32, 32), (3, 512), 25),
+    "MobileFaceNet": (lambda: networks.MobileFaceNet(side=32), (3, 3, 32, 32), (3, 128), 33),
     "FSRCNN": (networks.FSRCNN, (2, 1, 12, 20), (2, 1, 48, 80), 7),
     "FSRCNN x3": (lambda: networks.FSRCNN(scale=3), (2, 1, 12, 20), (2, 1, 36, 60), 7),
 }
@@ -37,17 +29,14 @@ def case(request):
     return model, torch.randn(shape), output_shape, count
 
 
-def gradients(model, x):
-    output = model(x)
-    target = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-    (output - target).square().mean().backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
 def weights(model):
     """Elements of the convolutions' and dense layers' weights, which papers count."""
     layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, layers))
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_output_shape_and_number_of_prelus(case):
@@ -65,38 +54,6 @@ def test_slopes_are_spread_but_trained_ones_are_left_alone(case):
         assert_same_bits(slope, old)
 
 
-def test_swapped_model_has_the_same_outputs_and_gradients(case):
-    stock, x, _, count = case
-    ours = copy.deepcopy(stock)
-    report = replace_prelu(ours)
-    assert len(report.swapped) == count
-    assert report.skipped == []
-
-    positive = []
-    for module in stock.modules():
-        if isinstance(module, nn.PReLU):
-            module.register_forward_hook(lambda m, args, y: positive.append((args[0] > 0).float()))
-    assert_same_bits(ours(x), stock(x))
-    assert len(positive) == count
-    assert all(0 < share.mean() < 1 for share in positive)
-
-    expected = gradients(stock, x)
-    slopes = {id(slope) for slope in networks.slopes(ours)}
-    own = {name for name, parameter in ours.named_parameters() if id(parameter) in slopes}
-    for name, gradient in gradients(ours, x).items():
-        error = (gradient - expected[name]).norm()
-        assert error <= (1e-5 if name in own else 1e-6) * expected[name].norm(), name
-        assert name not in own or gradient.norm() > 0, name
-
-
-def test_evaluated_outputs_have_the_same_bits(case):
-    stock, x, _, _ = case
-    ours = copy.deepcopy(stock)
-    replace_prelu(ours)
-    with torch.inference_mode():
-        assert_same_bits(ours.eval()(x), stock.eval()(x))
-
-
 def test_fsrcnn_has_as_many_weights_as_the_paper_says():
     assert weights(networks.FSRCNN()) == 12464
 
@@ -111,5 +68,25 @@ def test_iresnet_has_the_published_size(units, millions):
     with torch.device("meta"):
         model = networks.IResNet(units)
         assert model(torch.empty(2, 3, 112, 112)).shape == (2, 512)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert parameters / 1e6 == pytest.approx(millions, abs=0.03)
+    assert parameters(model) / 1e6 == pytest.approx(millions, abs=0.03)
+
+
+def test_mobilefacenet_has_the_size_and_the_work_of_the_paper():
+    """0.99 million parameters, 221 million multiply-adds, and the maps of table 1."""
+    shapes, work = [], []
+    with torch.device("meta"):
+        model = networks.MobileFaceNet().eval()
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(
+                    lambda conv, _, y: work.append(y.numel() * conv.weight[0].numel())
+                )
+            if isinstance(layer, networks.Bottleneck):
+                layer.register_forward_hook(lambda _, x, y: shapes.append(tuple(y.shape[1:])))
+        assert model(torch.empty(1, 3, 112, 112)).shape == (1, 128)
+    assert sum(work) / 1e6 == pytest.approx(221, abs=0.1)
+    assert shapes == [(64, 28, 28)] * 5 + [(128, 14, 14)] * 7 + [(128, 7, 7)] * 3
+    # A batch normalization's two vectors become one bias when it is folded into a convolution.
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    folded = parameters(model) - sum(norm.bias.numel() for norm in norms)
+    assert folded / 1e6 == pytest.approx(0.99, abs=0.005)

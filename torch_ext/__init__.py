@@ -20,14 +20,17 @@ __version__ = _library.load()
 from torch_ext import _C, _sharding
 from torch_ext import inductor as inductor
 from torch_ext import onnx as onnx
+from torch_ext.monitor import ActivationMonitor
 from torch_ext.prelu import PReLU, prelu
 from torch_ext.relu import parametrize_relu, slope_parameters
-from torch_ext.replace import SwapReport, replace_prelu, restore_prelu
+from torch_ext.replace import replace_prelu, restore_prelu
+from torch_ext.swap_report import SwapReport
 
 _sharding.register_when_needed()
 inductor.register_when_needed()
 
 __all__ = [
+    "ActivationMonitor",
     "PReLU",
     "SwapReport",
     "__version__",

@@ -16,8 +16,18 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from torch_ext._modules import (
+    COMPILED,
+    ON_THE_INSTANCE,
+    REFUSED,
+    check_filter_fn,
+    check_model,
+    compiled_code,
+    own_forward,
+    tensors_around,
+)
 from torch_ext.prelu import PReLU
-from torch_ext.replace import SwapReport, _check_model
+from torch_ext.swap_report import SwapReport
 
 __all__ = ["parametrize_relu", "slope_parameters"]
 
@@ -79,9 +89,10 @@ def parametrize_relu(
     - modules that ``example_inputs`` do not reach, and those that one slope vector cannot serve;
     - functional uses (``F.relu(x)``, ``x.relu()``, ...), which are no modules. They are found by
       torch.fx; where it cannot trace the model, the report says so. It does not look into the
-      modules of torch.nn (recurrent and transformer layers);
-    - what was lost in a conversion: ``inplace=True``. A model that reads the overwritten input of
-      such a module later on computes something else now.
+      modules of torch.nn (recurrent and transformer layers).
+
+    Its ``notes`` name the modules that had ``inplace=True``, which a PReLU has not. A model that
+    reads the overwritten input of such a module later on computes something else now.
 
     Args:
         model: searched with all its submodules, itself included.
@@ -104,7 +115,8 @@ def parametrize_relu(
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
         >>> print(torch_ext.parametrize_relu(model, torch.randn(1, 3, 16, 16)))
         1 swapped, 0 skipped
-          1  swapped
+          module  result   class
+          1       swapped  nn.ReLU -> torch_ext.PReLU
         >>> model[1]
         PReLU(num_parameters=8)
     """
@@ -119,15 +131,15 @@ def parametrize_relu(
     slopes: dict[str, nn.Parameter] = {}
     for name, module in relus.items():
         if reason := _conflict(uses[module], per_channel):
-            report.skipped.append((name, reason))
+            report._skip(name, module, reason)
         else:
             slopes[name] = _new_slopes(module, uses[module], per_channel)
             if getattr(module, "inplace", False):
-                report.skipped.append((name, "inplace=True: dropped, a PReLU has none"))
+                report.notes.append((name, "inplace=True was dropped, a PReLU has none"))
     report.skipped += _functional_uses(model)
     for name, weight in slopes.items():
-        _convert(relus[name], weight)
-        report.swapped.append(name)
+        report._swap(name, relus[name], PReLU)
+        _give_slopes(relus[name], weight)
     return report
 
 
@@ -155,7 +167,7 @@ def slope_parameters(model: nn.Module) -> list[nn.Parameter]:
         ...     [{"params": others}, {"params": slopes, "weight_decay": 0.0}], weight_decay=0.05
         ... )
     """
-    _check_model(model)
+    check_model(model)
     slopes: dict[nn.Parameter, None] = {}
     for module in model.modules():
         if isinstance(module, nn.PReLU):
@@ -172,7 +184,7 @@ def slope_parameters(model: nn.Module) -> list[nn.Parameter]:
 def _check_arguments(
     model: object, example_inputs: object, per_channel: bool, filter_fn: object
 ) -> None:
-    _check_model(model)
+    check_model(model)
     if example_inputs is None:
         if per_channel:
             raise ValueError(
@@ -184,8 +196,7 @@ def _check_arguments(
             "example_inputs must be a tensor, a tuple or a dict, "
             f"got {type(example_inputs).__name__}"
         )
-    if filter_fn is not None and not callable(filter_fn):
-        raise TypeError(f"filter_fn must be callable or None, got {type(filter_fn).__name__}")
+    check_filter_fn(filter_fn)
 
 
 # ---- Which modules -----------------------------------------------------------------------------
@@ -203,40 +214,22 @@ def _convertible(
     relus: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            if _runs_relu(module):
-                reason = "a ScriptModule, whose compiled code cannot be changed"
-                report.skipped.append((name, reason))
+            if _COMPILED_RELU.search(compiled_code(module)):
+                report._skip(name, module, COMPILED)
         elif not isinstance(module, (nn.ReLU, nn.LeakyReLU)):
             continue
         elif filter_fn is not None and not filter_fn(module, name):
-            report.skipped.append((name, "refused by filter_fn"))
+            report._skip(name, module, REFUSED)
         elif module in fast:
             reason = "the fast path of TransformerEncoderLayer would go on computing ReLU"
-            report.skipped.append((name, reason))
-        elif reason_or_none := _obstacle(module):
-            report.skipped.append((name, reason_or_none))
+            report._skip(name, module, reason)
+        elif "forward" in vars(module):
+            report._skip(name, module, ON_THE_INSTANCE)
+        elif cls := own_forward(module, (nn.ReLU, nn.LeakyReLU)):
+            report._skip(name, module, f"{cls.__qualname__} has a forward of its own")
         else:
             relus[name] = module
     return relus
-
-
-def _runs_relu(module: torch.jit.ScriptModule) -> bool:
-    try:
-        return _COMPILED_RELU.search(str(module.graph)) is not None
-    except RuntimeError:  # it has no forward
-        return False
-
-
-def _obstacle(module: nn.Module) -> str | None:
-    """Why a module may compute something else than its class says."""
-    if "forward" in vars(module):
-        return "its forward was replaced on the instance"
-    for cls in type(module).__mro__:
-        if cls in (nn.ReLU, nn.LeakyReLU):
-            break
-        if "forward" in vars(cls):
-            return f"{cls.__qualname__} has a forward of its own"
-    return None
 
 
 # ---- What they are called with -----------------------------------------------------------------
@@ -302,14 +295,10 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 def _surroundings(model: nn.Module, name: str) -> _Use:
     """Without an example: one slope, where and as wide as the nearest floating-point tensor."""
-    while True:
-        name = name.rpartition(".")[0]
-        around = model.get_submodule(name)
-        for tensor in (*around.parameters(), *around.buffers()):
-            if tensor.dtype in _FLOATS:
-                return _Use(1, tensor.dtype, tensor.device)
-        if not name:
-            return _Use(1, torch.float32, torch.get_default_device())
+    for tensor in tensors_around(model, name):
+        if tensor.dtype in _FLOATS:
+            return _Use(1, tensor.dtype, tensor.device)
+    return _Use(1, torch.float32, torch.get_default_device())
 
 
 # ---- What becomes of them ----------------------------------------------------------------------
@@ -353,15 +342,14 @@ def _initial_slope(module: nn.Module) -> float:
     return module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
 
 
-def _convert(module: nn.Module, weight: nn.Parameter) -> None:
+def _give_slopes(module: nn.Module, weight: nn.Parameter) -> None:
     """The attributes of torch_ext.PReLU for those of a rectifier, in the same object."""
     attributes = vars(module)
-    attributes["init"] = _initial_slope(module)  # what reset_parameters() returns to
+    attributes["init"] = attributes.pop(
+        "negative_slope", 0.0
+    )  # where reset_parameters() returns to
     attributes["num_parameters"] = weight.numel()
     attributes.pop("inplace", None)
-    attributes.pop("negative_slope", None)
-    # Past a __setattr__ of the module's own.
-    object.__setattr__(module, "__class__", PReLU)
     module.register_parameter("weight", weight)
 
 

@@ -7,40 +7,30 @@ objects. Optimizers, hooks, wrappers, tied weights and the model's root therefor
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from torch_ext._modules import (
+    COMPILED,
+    ON_THE_INSTANCE,
+    REFUSED,
+    check_filter_fn,
+    check_model,
+    compiled_code,
+    own_forward,
+    tensors_around,
+)
+from torch_ext._plain_forward import why_not_plain
 from torch_ext.prelu import PReLU
+from torch_ext.swap_report import SwapReport
 
-__all__ = ["SwapReport", "replace_prelu", "restore_prelu"]
+__all__ = ["replace_prelu", "restore_prelu"]
 
 # On a class that a swap made: the class it stands for.
 _ORIGINAL = "_torch_ext_original"
-
-
-@dataclass
-class SwapReport:
-    """What a swap did, by module name ("" is the model itself); ``print`` shows it as a table.
-
-    Attributes:
-        swapped: modules whose class was exchanged.
-        skipped: modules that were left alone, each with the reason.
-    """
-
-    swapped: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        rows = [(name or "(root)", "swapped", "") for name in self.swapped]
-        rows += [(name or "(root)", "skipped", reason) for name, reason in self.skipped]
-        width = max((len(name) for name, _, _ in rows), default=0)
-        lines = [f"{len(self.swapped)} swapped, {len(self.skipped)} skipped"]
-        lines += [f"  {name:{width}}  {result}  {why}".rstrip() for name, result, why in rows]
-        return "\n".join(lines)
 
 
 def replace_prelu(
@@ -53,11 +43,14 @@ def replace_prelu(
     Modules and Parameters stay the same objects, ``state_dict`` stays as it is, and
     ``isinstance(module, nn.PReLU)`` still holds. A module reached by several names is swapped once
     and reported by the first. One that is fused already is not reported. A subclass of ``nn.PReLU``
-    that inherits ``forward`` becomes a subclass of both itself and ``torch_ext.PReLU``.
+    becomes a subclass of both itself and ``torch_ext.PReLU``, if it inherits ``forward`` or if its
+    own is exactly ``prelu(input, self.weight)`` when torch.fx traces it in training and in
+    evaluation mode. Tracing works on a copy. It notices what else a ``forward`` computes, calls or
+    stores; not what it prints, or a choice that it makes by another attribute than ``training``.
 
-    Skipped, with the reason in the report: a subclass with a ``forward`` of its own, a module whose
-    ``forward`` was replaced on the instance, what ``filter_fn`` refuses, and ScriptModules (with a
-    warning: compiled code cannot be changed).
+    Skipped, with the reason in the report: a subclass whose own ``forward`` is anything else, a
+    module whose ``forward`` was replaced on the instance, what ``filter_fn`` refuses, and
+    ScriptModules (with a warning: compiled code cannot be changed).
 
     A model that already ran under ``torch.compile`` needs ``torch.compiler.reset()`` afterwards:
     torch 2.11 does not notice that a class was exchanged and goes on with the code it has.
@@ -66,15 +59,14 @@ def replace_prelu(
         model: searched with all its submodules, itself included.
         filter_fn: ``filter_fn(module, name)`` is asked about each ``nn.PReLU``; a false answer
             leaves that module alone. All are asked before the first is swapped.
-        also: subclasses of ``nn.PReLU`` whose own ``forward`` computes PReLU and nothing else, so
-            that it may be replaced; covers their subclasses that inherit that ``forward``.
+        also: subclasses of ``nn.PReLU`` whose own ``forward`` may be replaced, although tracing does
+            not show it to be PReLU; covers their subclasses that inherit that ``forward``.
 
     Raises:
         TypeError: if an argument is not of its type; nothing is changed then.
     """
-    _check_model(model)
-    if filter_fn is not None and not callable(filter_fn):
-        raise TypeError(f"filter_fn must be callable or None, got {type(filter_fn).__name__}")
+    check_model(model)
+    check_filter_fn(filter_fn)
     trusted = _check_also(also)
 
     report = SwapReport()
@@ -83,15 +75,14 @@ def replace_prelu(
         if not isinstance(module, nn.PReLU) or isinstance(module, PReLU):
             continue
         if filter_fn is not None and not filter_fn(module, name):
-            report.skipped.append((name, "refused by filter_fn"))
+            report._skip(name, module, REFUSED)
         elif reason := _obstacle(module, trusted):
-            report.skipped.append((name, reason))
+            report._skip(name, module, reason)
         else:
             try:
                 swaps.append((name, module, _fused_class(module)))
             except Exception as error:  # noqa: BLE001  (metaclasses and __init_subclass__ are free)
-                reason = f"{type(module).__qualname__} cannot be subclassed: {error}"
-                report.skipped.append((name, reason))
+                report._skip(name, module, f"its class cannot be subclassed: {error}")
     return _apply(swaps, report)
 
 
@@ -102,13 +93,17 @@ def restore_prelu(model: nn.Module) -> SwapReport:
     ``torch_ext.PReLU`` becomes ``nn.PReLU``. The model can then be pickled, quantized or shipped
     without ``torch_ext``.
 
+    Parameters keep their dtype. A float32 slope amid 16-bit tensors, as :func:`parametrize_relu`
+    makes, gets a note in the report: ``nn.PReLU`` refuses 16-bit inputs with it, until the module
+    is cast too (``model.to(torch.bfloat16)``), which rounds the slope.
+
     Args:
         model: searched with all its submodules, itself included.
 
     Raises:
         TypeError: if ``model`` is not a ``torch.nn.Module``.
     """
-    _check_model(model)
+    check_model(model)
     report = SwapReport()
     swaps: list[tuple[str, nn.Module, type]] = []
     for name, module in _changeable_modules(model, "torch_ext::prelu", report):
@@ -116,16 +111,23 @@ def restore_prelu(model: nn.Module) -> SwapReport:
             continue
         original = _original_class(module)
         if original is None:
-            written = parametrize.type_before_parametrizations(module).__qualname__
-            report.skipped.append((name, f"{written} was written on top of torch_ext.PReLU"))
+            report._skip(name, module, "its class was written on top of torch_ext.PReLU")
         else:
             swaps.append((name, module, original))
+            if note := _refusal_of_stock(model, name, module):
+                report.notes.append((name, note))
     return _apply(swaps, report)
 
 
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+def _refusal_of_stock(model: nn.Module, name: str, module: PReLU) -> str | None:
+    """Says so if the data are probably 16-bit and the slope is not: nn.PReLU has no such mixture."""
+    if all(slope.dtype != torch.float32 for slope in module.parameters()):
+        return None
+    slopes = {p for m in model.modules() if isinstance(m, nn.PReLU) for p in m.parameters()}
+    around = next(tensors_around(model, name, without=slopes), None)
+    if around is None or around.dtype not in (torch.float16, torch.bfloat16):
+        return None
+    return f"float32 slopes: nn.PReLU refuses {around.dtype} inputs; cast it .to({around.dtype})"
 
 
 def _check_also(also: Iterable[type[nn.PReLU]]) -> tuple[type[nn.PReLU], ...]:
@@ -144,9 +146,9 @@ def _changeable_modules(
     for name, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
             yield name, module
-        elif _runs(module, operator):
+        elif f"{operator}(" in compiled_code(module):
             compiled.append(name or "(root)")
-            report.skipped.append((name, "a ScriptModule, whose compiled code cannot be changed"))
+            report._skip(name, module, COMPILED)
     if compiled:
         warnings.warn(
             f"ScriptModules keep running {operator}: {', '.join(compiled)}. "
@@ -155,31 +157,21 @@ def _changeable_modules(
         )
 
 
-def _runs(module: torch.jit.ScriptModule, operator: str) -> bool:
-    try:
-        return f"{operator}(" in str(module.graph)
-    except RuntimeError:  # it has no forward
-        return False
-
-
 def _apply(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
     """Carries out what was decided. Last, so that an error before leaves the model unchanged."""
     for name, module, cls in swaps:
-        # Past a __setattr__ of the module's own, which might refuse half-way through a model.
-        object.__setattr__(module, "__class__", cls)
-        report.swapped.append(name)
+        report._swap(name, module, cls)
     return report
 
 
 def _obstacle(module: nn.PReLU, trusted: tuple[type[nn.PReLU], ...]) -> str | None:
     """Why another class would change what this module computes, or change nothing at all."""
     if "forward" in vars(module):
-        return "its forward was replaced on the instance"
-    for cls in type(module).__mro__:
-        if cls is nn.PReLU or cls in trusted:
-            break
-        if "forward" in vars(cls):
-            return f"{cls.__qualname__} has a forward of its own; if it is just PReLU, use also="
+        return ON_THE_INSTANCE
+    cls = own_forward(module, (nn.PReLU, *trusted))
+    if cls is not None and (finding := why_not_plain(module)):
+        what = f"{cls.__name__}.forward is not just prelu(input, self.weight)"
+        return f"{what}: it {finding}; also= swaps it anyway"
     return None
 
 

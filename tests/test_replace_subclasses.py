@@ -1,0 +1,108 @@
+"""Which subclasses of nn.PReLU are swapped, and what they are then."""
+
+import pytest
+import torch
+from reference import assert_both_branches, assert_same_bits
+from swaps import Activation, DerivedFromWrittenOut, Shifted, WrittenOut, calls, images
+from torch import nn
+
+import torch_ext
+from torch_ext import replace_prelu, restore_prelu
+
+pytestmark = pytest.mark.contract
+
+
+def test_a_subclass_that_inherits_forward_stays_an_instance_of_itself():
+    model = nn.Sequential(Activation(3))
+    assert replace_prelu(model).swapped == ["0"]
+    assert isinstance(model[0], Activation)
+    assert isinstance(model[0], torch_ext.PReLU)
+    assert model[0].origin == "library"
+    assert repr(model[0]) == repr(Activation(3))
+    assert calls(model) == ["fused"]
+    restore_prelu(model)
+    assert type(model[0]) is Activation
+    assert calls(model) == ["stock"]
+
+
+def test_instances_of_one_subclass_share_one_swapped_class():
+    model = nn.Sequential(Activation(3), Activation(3))
+    replace_prelu(model)
+    assert type(model[0]) is type(model[1])
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_left_alone():
+    model = nn.Sequential(Shifted(3), nn.PReLU())
+    expected = model(images())
+    report = replace_prelu(model)
+    assert report.swapped == ["1"]
+    [(name, reason)] = report.skipped
+    assert name == "0"
+    assert reason.startswith(
+        "Shifted.forward is not just prelu(input, self.weight): it computes sub"
+    )
+    assert type(model[0]) is Shifted
+    assert_same_bits(model(images()), expected)
+
+
+@pytest.mark.parametrize("cls", [WrittenOut, DerivedFromWrittenOut])
+def test_a_class_named_in_also_is_swapped_with_those_that_inherit_its_forward(cls):
+    model = nn.Sequential(cls(3), Shifted(3))
+    assert [name for name, _ in replace_prelu(model).skipped] == ["0", "1"]
+    expected = model[0](images())
+    assert_both_branches(expected, expected)
+    report = replace_prelu(model, also=[WrittenOut])
+    assert report.swapped == ["0"]
+    assert [name for name, _ in report.skipped] == ["1"]
+    assert isinstance(model[0], cls)
+    assert calls(model[0]) == ["fused"]
+    assert_same_bits(model[0](images()), expected)
+    restore_prelu(model)
+    assert type(model[0]) is cls
+
+
+def test_also_does_not_cover_a_forward_that_a_subclass_overrides_again():
+    class Again(WrittenOut):
+        def forward(self, input):
+            return -super().forward(input)
+
+    model = nn.Sequential(Again(3))
+    assert [name for name, _ in replace_prelu(model, also=[WrittenOut]).skipped] == ["0"]
+
+
+def test_a_forward_replaced_on_the_instance_is_left_alone():
+    model = nn.Sequential(nn.PReLU())
+    model[0].forward = torch.relu
+    [(name, reason)] = replace_prelu(model, also=[nn.PReLU]).skipped
+    assert name == "0"
+    assert "instance" in reason
+    assert type(model[0]) is nn.PReLU
+
+
+def test_a_subclass_that_refuses_to_be_subclassed_is_reported_and_the_rest_swapped():
+    class Final(nn.PReLU):
+        def __init_subclass__(cls):
+            raise TypeError("no subclasses, please")
+
+    model = nn.Sequential(Final(), nn.PReLU())
+    report = replace_prelu(model)
+    assert report.swapped == ["1"]
+    [(name, reason)] = report.skipped
+    assert name == "0"
+    assert "no subclasses, please" in reason
+
+
+def test_a_subclass_with_slots_and_a_stubborn_setattr_is_swapped():
+    class Stubborn(nn.PReLU):
+        __slots__ = ("tag",)
+
+        def __setattr__(self, name, value):
+            assert name != "__class__"
+            super().__setattr__(name, value)
+
+    model = nn.Sequential(Stubborn())
+    model[0].tag = "kept"
+    assert replace_prelu(model).swapped == ["0"]
+    assert model[0].tag == "kept"
+    assert restore_prelu(model).swapped == ["0"]
+    assert type(model[0]) is Stubborn

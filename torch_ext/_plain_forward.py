@@ -1,0 +1,189 @@
+"""Whether a ``forward`` computes ``prelu(input, self.weight)`` and nothing else.
+
+torch.fx traces it in training and in evaluation mode. Both graphs must be that one call, and tracing
+must have changed no attribute of the module or its class, drawn no random numbers and called nothing
+else of torch: a counter, a buffer, `no_grad` and autocast are noticed that way.
+
+What cannot be noticed: effects outside of the module (print, files, global variables), which tracing
+has twice; and a choice by anything but the training flag (another attribute, the environment,
+``isinstance`` of the input), of which tracing sees what is chosen now.
+"""
+
+import collections
+import contextlib
+import copy
+import random
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+# nn.functional's is the first.
+_PRELU = (torch.prelu, torch.ops.aten.prelu, torch.ops.aten.prelu.default)
+
+_DEVICES = ("cpu", "cuda")
+
+
+def why_not_plain(module: nn.PReLU) -> str | None:
+    """What the forward of the module's class does besides; None if it is plain.
+
+    Works on copies; the module, its hooks and the random number generators stay as they are.
+    """
+    for training, mode in ((True, "training"), (False, "evaluation")):
+        try:
+            with _random_state_kept():
+                finding = _finding(_traceable_copy(module, training))
+        except Exception as error:  # noqa: BLE001  (a forward may raise anything on a proxy)
+            message = str(error).partition("\n")[0]
+            finding = f"cannot be traced by torch.fx ({type(error).__name__}: {message})"
+        if finding:
+            return f"{finding} in {mode} mode"
+    return None
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+    undisturbed = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        self.undisturbed &= not torch.is_inference_mode_enabled()
+        self.undisturbed &= all(map(torch.is_autocast_enabled, _DEVICES))
+        return super().create_node(*args, **kwargs)
+
+
+class _NothingElse(TorchFunctionMode):
+    """Notes and refuses what a forward calls besides prelu, on tensors that are no proxies too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _PRELU:
+            return func(*args, **(kwargs or {}))
+        self.called.append(getattr(func, "__name__", str(func)))
+        raise RuntimeError(f"{self.called[-1]} in a forward that is traced")
+
+
+def _finding(module: nn.PReLU) -> str | None:
+    tracer, mode = _Tracer(), _NothingElse()
+    kept: list[Any] = []
+    before, numbers = _attributes(module, kept), random.getstate()
+    with torch.inference_mode(False), _autocast(), mode:
+        try:
+            graph = tracer.trace(module)
+        except Exception:
+            if not mode.called:
+                raise
+    after = _attributes(module, kept)
+    if mode.called:  # even if the forward went on after the refusal
+        return f"calls {mode.called[0]}"
+    if changed := [name for name in before | after if before.get(name) != after.get(name)]:
+        return f"changes {', '.join(changed)}"
+    if random.getstate() != numbers:
+        return "draws random numbers"
+    if not tracer.undisturbed:
+        return "changes autocast or inference mode"
+    if not _is_plain(graph):
+        calls = [node.name for node in graph.nodes if node.op.startswith("call")]
+        return f"computes {', '.join(calls) or 'something else'}"
+    return None
+
+
+def _is_plain(graph: fx.Graph) -> bool:
+    """Exactly: the input, the weight, one prelu of both, the output."""
+    if len(graph.nodes) != 4:
+        return False
+    input, weight, call, output = graph.nodes
+    arguments = {**dict(zip(("input", "weight"), call.args)), **call.kwargs}
+    return (
+        (input.op, input.args) == ("placeholder", ())
+        and not str(input.target).startswith("*")
+        and (weight.op, weight.target) == ("get_attr", "weight")
+        and (
+            (call.op == "call_function" and call.target in _PRELU)
+            or (call.op, call.target) == ("call_method", "prelu")
+        )
+        and len(call.args) + len(call.kwargs) == 2
+        and arguments == {"input": input, "weight": weight}
+        and output.args == (call,)
+    )
+
+
+def _traceable_copy(module: nn.PReLU, training: bool) -> nn.PReLU:
+    """Without hooks, and with a Parameter as weight: no parametrization, no pruned tensor."""
+    tensors = [*module.parameters(), *module.buffers(), *vars(module).values()]
+    memo: dict[int, Any] = {id(value): value for value in tensors if isinstance(value, Tensor)}
+    for name in vars(nn.Module()):
+        value = vars(module).get(name)
+        if isinstance(value, dict) and name not in ("_parameters", "_buffers", "_modules"):
+            memo[id(value)] = type(value)()
+    copied = copy.deepcopy(module, memo)
+    object.__setattr__(copied, "__class__", parametrize.type_before_parametrizations(module))
+    attributes = vars(copied)
+    attributes["training"] = training
+    attributes.pop("weight", None)
+    attributes["_parameters"]["weight"] = nn.Parameter(torch.empty(1, device="meta"))
+    return copied
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(state)
+
+
+@contextlib.contextmanager
+def _autocast() -> Iterator[None]:
+    """On everywhere, so that switching it off shows."""
+    before = [torch.is_autocast_enabled(device) for device in _DEVICES]
+    for device in _DEVICES:
+        torch.set_autocast_enabled(device, True)
+    try:
+        yield
+    finally:
+        for device, enabled in zip(_DEVICES, before, strict=True):
+            torch.set_autocast_enabled(device, enabled)
+
+
+def _attributes(module: nn.PReLU, kept: list[Any]) -> dict[str, Any]:
+    """Snapshots of a module's attributes and of those of its own classes."""
+    found = {f"self.{name}": _snapshot(value, kept, set()) for name, value in vars(module).items()}
+    for cls in type(module).__mro__:
+        if cls is nn.PReLU:
+            break
+        for name, value in vars(cls).items():
+            found[f"{cls.__qualname__}.{name}"] = _snapshot(value, kept, set())
+    return found
+
+
+def _snapshot(value: Any, kept: list[Any], seen: set[int]) -> Any:
+    """Equal to a later one if neither the object nor any of its parts was exchanged meanwhile.
+
+    Compares identities; `kept` keeps objects alive, for a dead one's could be given to another.
+    """
+    kept.append(value)
+    if id(value) in seen:
+        return id(value)
+    seen.add(id(value))
+    parts: list[Any] = []
+    if isinstance(value, Mapping):
+        parts = [*value.keys(), *value.values()]
+    elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        parts = list(value)
+    elif not isinstance(value, (Tensor, type, types.FunctionType, types.ModuleType)):
+        parts = list(getattr(value, "__dict__", {}).values())
+    return id(value), [_snapshot(part, kept, seen) for part in parts]

@@ -1,0 +1,355 @@
+"""Watches the rectifiers of a model while it trains: which inputs are positive, which units are
+silent, what happens to slopes and gradients.
+
+This file hooks into the model; monitor_row.py counts; monitor_report.py says what the figures are
+and presents them.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from typing_extensions import Self
+
+from torch_ext._modules import check_filter_fn, check_model
+from torch_ext.monitor_report import ActivationReport, GradientNorm, LayerStatistics
+from torch_ext.monitor_row import Row
+
+__all__ = ["ActivationMonitor"]
+
+_RECTIFIERS = (nn.PReLU, nn.ReLU, nn.LeakyReLU)
+
+
+class ActivationMonitor:
+    """Collects, per layer and channel, what the inputs of a model's activations are like.
+
+    Hooks see each forward of a layer in training mode (a *step* of that layer) and its backward:
+
+    - share of non-positive inputs (NaN is not positive);
+    - silent units: no positive input in the last ``window`` observed steps. Silent with slope 0 is
+      dead: output and gradient are 0, so that the unit cannot recover. A unit is a channel; a 2-D
+      input has one per feature, also where one slope serves them all;
+    - sparsity: the share of zero outputs where the slope is 0, for finite inputs;
+    - slopes, and how far they are from where they were when the monitor was made;
+    - the L2 norm of the gradient at the layer's output and at its input. A ``GradScaler``'s factor
+      is in it; norms that are not finite are counted apart.
+
+    Sums stay on the device of the data: a step does not wait for a GPU, only the report does. No
+    graph, activation or gradient is kept. ``state_dict()`` stays as it is; copies and pickles of
+    the model are not monitored and need nothing of torch_ext.
+
+    A module that is called several times in one forward of ``model`` has a row for each call.
+    A forward that is repeated in the backward (activation checkpointing) is not counted again.
+
+    Under DDP the figures are those of one process; :meth:`all_reduce` joins them. Compiled models
+    must be monitored before they are first called; each hook then breaks the graph, so that
+    ``fullgraph=True`` is refused. Functional uses (``F.relu``), replicas of ``nn.DataParallel``,
+    CUDA graphs, transforms of ``torch.func`` and sharded parameters (FSDP) are not covered.
+
+    Args:
+        model: searched with all its submodules, itself included.
+        layers: the classes to monitor. Slopes, dead units and sparsity are known of PReLU, ReLU,
+            Leaky ReLU and ReLU6, the rest of any class whose first input is a tensor.
+        filter_fn: ``filter_fn(module, name)`` is asked about each of them; a false answer leaves
+            that module alone.
+        window: how many observed steps without a positive input make a unit silent.
+        every: observe each so many-th step only, beginning with the first.
+        channel_dim: the dimension that holds the channels; -1 for transformers' (N, L, C). A PReLU
+            with a slope per channel has them in dimension 1 always. Inputs with fewer than two
+            dimensions are one unit. An input with another number of channels gets another row.
+
+    Raises:
+        TypeError: if an argument is not of its type.
+        ValueError: if ``window`` or ``every`` is less than 1, or there is nothing to monitor.
+
+    Example::
+
+        >>> with torch_ext.ActivationMonitor(model) as monitor:
+        ...     train(model)
+        >>> print(monitor.summary())
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layers: type[nn.Module] | tuple[type[nn.Module], ...] = _RECTIFIERS,
+        filter_fn: Callable[[nn.Module, str], bool] | None = None,
+        window: int = 100,
+        every: int = 1,
+        channel_dim: int = 1,
+    ) -> None:
+        _check_arguments(model, layers, filter_fn, window, every, channel_dim)
+        self.window = window
+        self.every = every
+        self.channel_dim = channel_dim
+        self._modules = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, layers) and (filter_fn is None or filter_fn(module, name))
+        }
+        if not self._modules:
+            raise ValueError(
+                "nothing to monitor: the model has no module of these classes that filter_fn "
+                "accepts (functional uses such as F.relu(x) cannot be seen)"
+            )
+        self._start_slopes = {name: _slope_copy(each) for name, each in self._modules.items()}
+        self._rows: dict[tuple[str, int, int], Row] = {}
+        self._current: dict[str, Row | None] = {}
+        # How often each module was called in the running forward of the model; None outside one.
+        self._calls: dict[str, int] | None = None
+        self._handles = self._attach(model)
+
+    def _attach(self, model: nn.Module) -> list[Any]:
+        """The model's own hooks enclose those of the layers, also where it is a layer itself."""
+        handles = [model.register_forward_pre_hook(_hook(self._begin, model))]
+        for name, module in self._modules.items():
+            before = _hook(functools.partial(self._before, name), module)
+            after = _hook(functools.partial(self._after, name), module)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after, with_kwargs=True))
+        handles.append(model.register_forward_hook(_hook(self._end, model)))
+        return handles
+
+    # ---- Hooks -----------------------------------------------------------------------------------
+
+    def _begin(self, module: nn.Module, *_: Any) -> None:
+        self._calls = {}
+
+    def _end(self, module: nn.Module, *_: Any) -> None:
+        self._calls = None
+
+    def _before(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Counts the input. Before the forward, which may overwrite it."""
+        self._current[name] = None
+        input = next(iter((*args, *kwargs.values())), None)
+        if not module.training or not _is_countable(input):
+            return
+        call = 1
+        recomputing = torch._C._current_graph_task_id() != -1  # inside a backward
+        if self._calls is not None and not recomputing:
+            call = self._calls[name] = self._calls.get(name, 0) + 1
+        dim = self._dim_of_channels(module, input)
+        channels = 1 if dim is None else input.size(dim)
+        row = self._rows.get((name, call, channels))
+        if row is None:
+            row = self._rows[name, call, channels] = Row(channels, input.device)
+        if not recomputing:
+            row.sampled = row.seen % self.every == 0
+            row.seen += 1
+            if row.sampled:
+                with torch.no_grad():
+                    row.count(input, dim, _slope(module))
+        self._current[name] = row
+
+    def _after(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any
+    ) -> None:
+        """Follows the gradient through the layer: a hook on its graph node, which sees both ends.
+
+        A full backward hook would forbid ``inplace=True``; one on the input would get the sum over
+        everything that uses it, a residual connection for instance.
+        """
+        row = self._current.pop(name, None)
+        if row is None or not row.sampled or not isinstance(output, Tensor):
+            return
+        node = output.grad_fn
+        if node is None:
+            return
+        place = _place_of_input(node, next(iter((*args, *kwargs.values()))), output)
+        node.register_hook(functools.partial(row.add_gradients, output.output_nr, place))
+
+    def _dim_of_channels(self, module: nn.Module, input: Tensor) -> int | None:
+        if input.dim() < 2:
+            return None
+        if isinstance(module, nn.PReLU) and module.weight.numel() > 1:
+            return 1
+        return self.channel_dim if -input.dim() <= self.channel_dim < input.dim() else None
+
+    # ---- Results ---------------------------------------------------------------------------------
+
+    def report(self) -> ActivationReport:
+        """The figures so far, as an object of their own; waits for the device."""
+        order = {name: place for place, name in enumerate(self._modules)}
+        rows = sorted(self._rows.items(), key=lambda item: (order[item[0][0]], *item[0][1:]))
+        return ActivationReport(
+            [self._statistics(name, call, row) for (name, call, _), row in rows if row.observed],
+            not_called=[name for name in self._modules if name not in {k[0] for k in self._rows}],
+            window=self.window,
+            every=self.every,
+        )
+
+    def all_reduce(self, group: Any = None) -> ActivationReport:
+        """The figures of all processes of a ``torch.distributed`` group together.
+
+        Every process of the group must call it; each gets the same report, in which shares and
+        norms are over all of them, and a unit is silent if it is in every one. The monitors
+        themselves go on with the figures of their own process.
+        """
+        reports: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(reports, self.report(), group)
+        return ActivationReport.joined(reports)
+
+    def summary(self) -> str:
+        """A table with one line per layer; see :class:`ActivationReport`."""
+        return self.report().summary()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for ``json.dumps``; see :meth:`ActivationReport.to_dict`."""
+        return self.report().to_dict()
+
+    def write(self, writer: Any, step: int, prefix: str = "activations") -> None:
+        """Scalars and histograms to a TensorBoard ``SummaryWriter``."""
+        self.report().write(writer, step, prefix)
+
+    def plot(self, path: Any = None) -> Any:
+        """A matplotlib ``Figure``, saved to ``path`` if given; needs ``torch_ext[plot]``."""
+        return self.report().plot(path)
+
+    def reset(self) -> None:
+        """Begins new shares and norms, for figures of an epoch, say.
+
+        The count of steps without a positive input and the slopes' starting values go on.
+        """
+        for row in self._rows.values():
+            row.reset()
+
+    def close(self) -> None:
+        """Takes the hooks off the model; the figures so far can still be read."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _statistics(self, name: str, call: int, row: Row) -> LayerStatistics:
+        module = self._modules[name]
+        fixed, others = row.positive.long().cpu()
+        zero_slope, zero_slope_positive = row.zero_slope.long().cpu()
+        (out_sum, in_sum), (out_finite, in_finite) = row.norms.tolist()
+        return LayerStatistics(
+            name=name,
+            call=call,
+            kind=type(module).__name__,
+            window=self.window,
+            steps=row.steps,
+            observed=row.observed,
+            elements=row.elements,
+            positive=fixed + others,
+            silent_steps=row.observed - row.last_positive.cpu(),
+            zero_slope=zero_slope + row.fixed_zero,
+            zero_slope_positive=zero_slope_positive + fixed,
+            slope=_per_channel(_slope_copy(module), fixed.numel()),
+            start_slope=_per_channel(self._start_slopes[name], fixed.numel()),
+            grad_output=_gradient_norm(out_sum, out_finite, row.gradients[0]),
+            grad_input=_gradient_norm(in_sum, in_finite, row.gradients[1]),
+        )
+
+
+class _Hook(functools.partial[None]):
+    """A hook that does not leave its module.
+
+    Copies of the module get a hook that does nothing, and so do pickles. That one comes from the
+    standard library, so that they can be loaded without torch_ext.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def _hook(function: Callable[..., None], watched: nn.Module) -> _Hook:
+    def hook(module: nn.Module, *arguments: Any) -> None:
+        if module is watched:  # else a replica, which shares its hooks
+            function(module, *arguments)
+
+    # Dynamo would trace the counting, and guard on numbers that change with every step.
+    disable: Any = torch.compiler.disable
+    reason = (
+        "torch_ext.ActivationMonitor counts outside the graph: "
+        "compile with fullgraph=False, or close() the monitor"
+    )
+    return _Hook(disable(hook, reason=reason))
+
+
+def _check_arguments(
+    model: object, layers: object, filter_fn: object, window: object, every: object, dim: object
+) -> None:
+    check_model(model)
+    classes = layers if isinstance(layers, tuple) else (layers,)
+    if not all(isinstance(cls, type) and issubclass(cls, nn.Module) for cls in classes):
+        raise TypeError(f"layers must be subclasses of torch.nn.Module, got {layers!r}")
+    check_filter_fn(filter_fn)
+    for name, value in (("window", window), ("every", every), ("channel_dim", dim)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        if value < 1 and name != "channel_dim":
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _is_countable(input: object) -> TypeGuard[Tensor]:
+    """Dense values; not the stand-ins that export, tracing and torch.func call a model with."""
+    return (
+        _is_plain(input)
+        and not torch._C._is_tracing()
+        and input.layout == torch.strided
+        and input.numel() > 0
+        and not input.is_meta
+        and not torch._C._functorch.is_functorch_wrapped_tensor(input)
+    )
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """A tensor that is no subclass, of which neither fake nor distributed ones hold the values."""
+    return type(value) in (Tensor, nn.Parameter)
+
+
+def _slope(module: nn.Module) -> Tensor | float | None:
+    """What the module multiplies non-positive inputs with, if it is known to."""
+    if isinstance(module, nn.PReLU):
+        return module.weight if _is_plain(module.weight) else None
+    forward = type(module).forward
+    if forward is nn.LeakyReLU.forward:
+        return float(module.negative_slope)  # type: ignore[arg-type]
+    return 0.0 if forward is nn.ReLU.forward or isinstance(module, nn.ReLU6) else None
+
+
+def _slope_copy(module: nn.Module) -> Tensor | None:
+    slope = _slope(module)
+    if slope is None:
+        return None
+    if isinstance(slope, Tensor):
+        return slope.detach().to("cpu", torch.float64, copy=True).reshape(-1)
+    return torch.tensor([slope], dtype=torch.float64)
+
+
+def _per_channel(slope: Tensor | None, channels: int) -> Tensor | None:
+    return slope.expand(channels) if slope is not None and slope.numel() in (1, channels) else None
+
+
+def _gradient_norm(total: float, finite: float, count: int) -> GradientNorm:
+    return GradientNorm(total, round(finite), count - round(finite))
+
+
+def _place_of_input(node: Any, input: Tensor, output: Tensor) -> int | None:
+    """Which of a graph node's gradients belongs to the input of the module that made it."""
+    if not input.requires_grad:
+        return None
+    if output is input:  # inplace=True; the node of a view is not that of the operation
+        return None if output._is_view() or len(node.next_functions) != 1 else 0
+    edge = get_gradient_edge(input)
+    for place, (next_node, number) in enumerate(node.next_functions):
+        if next_node is not None and next_node.name() == "ToCopyBackward0":  # autocast's
+            next_node, number = next_node.next_functions[0]
+        if next_node is edge.node and number == edge.output_nr:
+            return place
+    return None  # a forward of several operations
