@@ -45,11 +45,13 @@ def run_python(program, *arguments):
 @contract
 def test_the_public_names_are_these():
     assert sorted(torch_ext.__all__) == [
+        "ActivationMonitor",
         "PReLU",
         "SwapReport",
         "__version__",
         "build_info",
         "cmake_prefix_path",
+        "override_aten",
         "parametrize_relu",
         "prelu",
         "replace_prelu",

@@ -21,6 +21,7 @@ from torch_ext import _C, _sharding
 from torch_ext import inductor as inductor
 from torch_ext import onnx as onnx
 from torch_ext.monitor import ActivationMonitor
+from torch_ext.override import override_aten
 from torch_ext.prelu import PReLU, prelu
 from torch_ext.relu import parametrize_relu, slope_parameters
 from torch_ext.replace import replace_prelu, restore_prelu
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "build_info",
     "cmake_prefix_path",
+    "override_aten",
     "parametrize_relu",
     "prelu",
     "replace_prelu",

@@ -39,6 +39,9 @@ bool needs_graph(at::ArrayRef<at::Tensor> tensors) {
              tensors.begin(), tensors.end(), [](const at::Tensor& t) { return t.defined(); });
 }
 
+}  // namespace
+
+// (Not in the unnamed namespace, because profiles and messages show the type's name.)
 struct PreluBackward : public torch::autograd::Function<PreluBackward> {
   static constexpr bool is_traceable = true;
 
@@ -77,6 +80,8 @@ struct PreluBackward : public torch::autograd::Function<PreluBackward> {
     return {grad_output, input, weight, /*output_mask=*/at::Tensor()};
   }
 };
+
+namespace {
 
 // What CppNode asks of a function.
 struct Prelu {

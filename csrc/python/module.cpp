@@ -4,6 +4,7 @@
 
 #include "ops/build_info.h"
 #include "ops/knobs.h"
+#include "ops/override_aten.h"
 
 namespace py = pybind11;
 
@@ -24,4 +25,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def(
       "set_nt_stores", [](bool enabled) { torch_ext::knobs().nt_stores = enabled; },
       py::arg("enabled"), "As the environment variable TORCH_EXT_NT_STORES, for this process.");
+  m.def(
+      "enter_override_aten", torch_ext::enter_override_aten,
+      "Runs aten::prelu on our kernels until as many calls of leave_override_aten.");
+  m.def("leave_override_aten", torch_ext::leave_override_aten, "Ends one enter_override_aten.");
 }

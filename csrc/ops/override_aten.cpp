@@ -1,0 +1,126 @@
+// aten::prelu on our kernels while an override is open, stock's own kernel otherwise.
+//
+// The kernel is registered once, when this library is loaded, and a counter decides in each call.
+// To register on entering and unregister on leaving would be unsafe: PyTorch guards its dispatch
+// table against other writers only, so a thread inside aten::prelu could read a half-written entry
+// or call a kernel that was just freed. A counter leaves nothing to restore.
+#include "ops/override_aten.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/prelu_compositeimplicitautograd_dispatch.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <c10/util/Exception.h>
+#include <torch/library.h>
+#include <torch_ext/override_aten.h>
+#include <torch_ext/prelu.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "ops/prelu_composite.h"
+
+namespace torch_ext {
+namespace {
+
+// How many overrides are open: process-wide state is what this feature is.
+std::atomic<int64_t>& open_overrides() {
+  static std::atomic<int64_t> count{0};
+  return count;
+}
+
+// What torch.compile, export and make_fx record must not depend on a switch that they cannot see:
+// their caches, on disk too, would hand our operator to a program that never asked for it.
+bool is_being_recorded() {
+  if (!c10::impl::dispatch_mode_enabled()) {
+    return false;
+  }
+  using Mode = c10::impl::TorchDispatchModeKey;
+  constexpr std::array recorders{Mode::FAKE, Mode::PROXY, Mode::FUNCTIONAL};
+  return std::any_of(recorders.begin(), recorders.end(), [](Mode mode) {
+    return c10::impl::TorchDispatchModeTLS::get_mode(mode).has_value();
+  });
+}
+
+bool has_kernels_for(const at::Tensor& tensor) {
+#if defined(TORCH_EXT_WITH_CUDA)
+  return tensor.is_cpu() || tensor.is_cuda();
+#else
+  return tensor.is_cpu();
+#endif
+}
+
+// Whatever stock takes otherwise than our operator, or refuses in other words, is left to stock.
+bool is_ours(const at::Tensor& input, const at::Tensor& weight) {
+  return !is_foreign(input, weight) && has_kernels_for(input) &&
+         input.device() == weight.device() && input.scalar_type() == weight.scalar_type() &&
+         !is_being_recorded();
+}
+
+// No path from here leads back to aten::prelu: stock's kernel and our operator's own fallback both
+// go on to aten::_prelu_kernel.
+at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
+  if (open_overrides().load(std::memory_order_relaxed) > 0 && is_ours(input, weight)) {
+    return torch_ext::prelu(input, weight);
+  }
+  return at::compositeimplicitautograd::prelu(input, weight);
+}
+
+// PyTorch warns, once in a process, that a kernel is replaced. This replacement does nothing until
+// asked to, and another library's should still be warned about: so no handler and, for the moment,
+// no "once".
+class NoWarnings : c10::WarningHandler {
+ public:
+  NoWarnings() { c10::WarningUtils::set_warnAlways(true); }
+  ~NoWarnings() override { c10::WarningUtils::set_warnAlways(warn_always_); }
+  NoWarnings(const NoWarnings&) = delete;
+  NoWarnings& operator=(const NoWarnings&) = delete;
+  void process(const c10::Warning&) override {}
+
+ private:
+  const bool warn_always_ = c10::WarningUtils::get_warnAlways();
+  const c10::WarningUtils::WarningHandlerGuard silence_{this};
+};
+
+}  // namespace
+
+void enter_override_aten() {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::prelu", "");
+  for (const auto key :
+       {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
+        c10::DispatchKey::AutogradCUDA}) {
+    TORCH_CHECK(
+        !op.hasKernelForDispatchKey(key), "torch_ext: override_aten cannot take over aten::prelu: ",
+        "another library has replaced it for ", key,
+        ". Use torch_ext.replace_prelu(model) instead.");
+  }
+  ++open_overrides();
+}
+
+void leave_override_aten() {
+  std::atomic<int64_t>& open = open_overrides();
+  int64_t before = open.load();
+  do {
+    TORCH_CHECK(before > 0, "torch_ext: override_aten was left more often than entered");
+  } while (!open.compare_exchange_weak(before, before - 1));
+}
+
+OverrideAten::OverrideAten() {
+  enter_override_aten();
+}
+
+OverrideAten::~OverrideAten() {
+  --open_overrides();
+}
+
+// In place of stock's kernel, for every key that PyTorch computes from it. Beside it, at the keys
+// of a device, would be seen by tracers: to them an operator with a kernel for CPU is no longer one
+// to decompose.
+TORCH_LIBRARY_FRAGMENT(aten, m) {
+  const NoWarnings quietly;
+  m.impl(
+      "prelu",
+      torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(prelu_switched)));
+}
+
+}  // namespace torch_ext

@@ -1,0 +1,13 @@
+// The switch behind torch_ext::OverrideAten, in two halves, for languages without destructors.
+#pragma once
+
+#include <torch_ext/export.h>
+
+namespace torch_ext {
+
+// Each call of enter must be followed by one of leave, in any thread. enter throws if another
+// library has replaced aten::prelu; leave throws if nothing is open.
+TORCH_EXT_API void enter_override_aten();
+TORCH_EXT_API void leave_override_aten();
+
+}  // namespace torch_ext
