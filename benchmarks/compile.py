@@ -130,6 +130,7 @@ def compiled(model: nn.Module, contender: str) -> nn.Module:
 
 def measure(case: Case, model: nn.Module, kind: str, rounds: int) -> Row:
     """Compiles all contenders, compares their outputs, and times them in turn."""
+    torch._dynamo.reset()  # what was compiled for other rows would be asked for first in each call
     spread_slopes(model)
     torch.manual_seed(0)
     input = torch.randn(case.shape, requires_grad=kind == "training")
