@@ -133,6 +133,7 @@ def measure(case: Case, model: nn.Module, kind: str, rounds: int) -> Row:
     torch._dynamo.reset()  # what was compiled for other rows would be asked for first in each call
     spread_slopes(model)
     torch.manual_seed(0)
+    # Its gradient accumulates from step to step: one more pass, the same for all contenders.
     input = torch.randn(case.shape, requires_grad=kind == "training")
     prepare = training_step if kind == "training" else inference
     runs, outputs = {}, {}

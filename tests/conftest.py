@@ -45,6 +45,11 @@ def mixed_dtypes(request):
     return request.param
 
 
+@pytest.fixture(params=(torch.bfloat16, torch.float16), ids=_dtype_name)
+def autocast_dtype(request):
+    return request.param
+
+
 @pytest.fixture
 def threads():
     """torch.set_num_threads, undone afterwards."""

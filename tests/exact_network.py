@@ -6,6 +6,7 @@ that runs which split a batch or a layer differently must give the same bits.
 
 import torch
 from cases import integer_values
+from reference import assert_both_branches
 from torch import nn
 
 import torch_ext
@@ -49,6 +50,14 @@ def batch(shape=(SAMPLES, 3, 3, 3), outputs=5):
     """A batch, and the gradient of the loss by the outputs of each sample."""
     input = integer_values(shape, torch.float32, seed=100)
     return input, integer_values((shape[0], outputs), torch.float32, seed=101, largest=2)
+
+
+def checked_batch(device):
+    """The batch, after a look that both branches occur before each PReLU of the network."""
+    input, factors = (tensor.to(device) for tensor in batch())
+    for layer in (1, 3):
+        assert_both_branches(network().to(device)[:layer](input))
+    return input, factors
 
 
 def loss(output, factors):

@@ -168,3 +168,11 @@ def assert_both_branches(input, *results):
         assert 0.25 <= positive <= 0.75, f"{positive:.0%} of the inputs are positive"
         for result in results:
             assert result.detach().double().nan_to_num().norm() > 0, "a result is zero everywhere"
+
+
+def dtype_or_error(operator, input, weight):
+    """Of the output; or what was raised instead."""
+    try:
+        return operator(input, weight).dtype
+    except RuntimeError as error:
+        return type(error), str(error)

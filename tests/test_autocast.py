@@ -5,7 +5,7 @@ import reference
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, finite_slopes, forward_backward, integer_values, random_values
-from reference import assert_both_branches, assert_same_bits
+from reference import assert_both_branches, assert_same_bits, dtype_or_error
 
 import torch_ext  # noqa: F401  (registers the operators)
 
@@ -15,109 +15,98 @@ prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
 
 
-@pytest.fixture(params=(torch.bfloat16, torch.float16), ids=("bfloat16", "float16"))
-def target(request):
-    """The autocast dtype."""
-    return request.param
-
-
-def _outcome(operator, input, weight):
-    try:
-        return operator(input, weight).dtype
-    except RuntimeError as error:
-        return type(error), str(error)
-
-
 @pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("input_dtype", DTYPES, ids=str)
-def test_output_dtypes_and_errors_are_those_of_stock(input_dtype, weight_dtype, target, device):
+def test_output_dtypes_and_errors_are_those_of_stock(
+    input_dtype, weight_dtype, autocast_dtype, device
+):
     input = random_values((2, 3, 4), input_dtype, device)
     weight = finite_slopes((3,), weight_dtype, device)
-    with torch.autocast(device, dtype=target):
-        assert _outcome(prelu, input, weight) == _outcome(F.prelu, input, weight)
-    with torch.autocast(device, dtype=target, enabled=False):
+    with torch.autocast(device, dtype=autocast_dtype):
+        assert dtype_or_error(prelu, input, weight) == dtype_or_error(F.prelu, input, weight)
+    with torch.autocast(device, dtype=autocast_dtype, enabled=False):
         if not (input_dtype.itemsize == 2 and weight_dtype == torch.float32):  # our extension
-            assert _outcome(prelu, input, weight) == _outcome(F.prelu, input, weight)
+            assert dtype_or_error(prelu, input, weight) == dtype_or_error(F.prelu, input, weight)
 
 
 @pytest.mark.parametrize("input_dtype", (torch.float32, torch.float16, torch.bfloat16), ids=str)
-def test_a_float32_slope_is_used_as_it_is(input_dtype, target, device):
+def test_a_float32_slope_is_used_as_it_is(input_dtype, autocast_dtype, device):
     input = random_values((4, 3, 50), input_dtype, device)
     weight = torch.tensor([0.1, -0.3, 1.7], device=device)
-    with torch.autocast(device, dtype=target):
+    with torch.autocast(device, dtype=autocast_dtype):
         output = prelu(input, weight)
-    cast = input.to(target)
+    cast = input.to(autocast_dtype)
     assert_both_branches(input, output)
     assert_same_bits(output, reference.forward(cast, weight))
-    assert not torch.equal(output, F.prelu(cast, weight.to(target)))
+    assert not torch.equal(output, F.prelu(cast, weight.to(autocast_dtype)))
 
 
-def test_output_has_the_bits_of_stock_where_the_slope_is_representable(target, device):
+def test_output_has_the_bits_of_stock_where_the_slope_is_representable(autocast_dtype, device):
     input = random_values((4, 3, 50), torch.float32, device)
     weight = torch.tensor([0.25, -0.5, 1.5], device=device)
-    with torch.autocast(device, dtype=target):
+    with torch.autocast(device, dtype=autocast_dtype):
         output, stock = prelu(input, weight), F.prelu(input, weight)
     assert_both_branches(input, output)
     assert_same_bits(output, stock)
 
 
-def test_a_weight_of_the_other_16_bit_type_is_cast(target, device):
-    other = {torch.float16: torch.bfloat16, torch.bfloat16: torch.float16}[target]
+def test_a_weight_of_the_other_16_bit_type_is_cast(autocast_dtype, device):
+    other = {torch.float16: torch.bfloat16, torch.bfloat16: torch.float16}[autocast_dtype]
     input, weight = (
         random_values((4, 3, 50), torch.float32, device),
         finite_slopes((3,), other, device),
     )
-    with torch.autocast(device, dtype=target):
+    with torch.autocast(device, dtype=autocast_dtype):
         assert_same_bits(prelu(input, weight), F.prelu(input, weight))
 
 
-def test_float64_is_left_alone(target, device):
+def test_float64_is_left_alone(autocast_dtype, device):
     input, weight = (
         random_values((4, 3, 50), torch.float64, device),
         finite_slopes((3,), torch.float64, device),
     )
-    with torch.autocast(device, dtype=target):
+    with torch.autocast(device, dtype=autocast_dtype):
         assert_same_bits(prelu(input, weight), F.prelu(input, weight))
         assert prelu(input, weight).dtype == torch.float64
 
 
-def test_the_weight_gradient_never_passes_through_16_bits(target, device):
+def test_the_weight_gradient_never_passes_through_16_bits(autocast_dtype, device):
     """Each sum is -3093, which neither 16-bit type can hold."""
-    assert torch.tensor(-3093.0).to(target).item() != -3093
+    assert torch.tensor(-3093.0).to(autocast_dtype).item() != -3093
     input = torch.full((3, 3, 1031), -1.0, device=device).requires_grad_()
     weight = torch.tensor([0.1, -0.3, 1.7], device=device).requires_grad_()
-    with torch.autocast(device, dtype=target):
+    with torch.autocast(device, dtype=autocast_dtype):
         prelu(input, weight).sum().backward()
     assert weight.grad.dtype == torch.float32 and input.grad.dtype == torch.float32
     assert weight.grad.tolist() == [-3093.0] * 3
 
 
-def test_gradients_are_those_of_the_mixed_pair(target, device):
+def test_gradients_are_those_of_the_mixed_pair(autocast_dtype, device):
     input = integer_values((4, 3, 50), torch.float32, device)
     weight = torch.tensor([0.1, -0.3, 1.7], device=device)
-    grad_output = integer_values((4, 3, 50), target, device, seed=1)
+    grad_output = integer_values((4, 3, 50), autocast_dtype, device, seed=1)
 
     def under_autocast(input, weight):
-        with torch.autocast(device, dtype=target):
+        with torch.autocast(device, dtype=autocast_dtype):
             return prelu(input, weight)
 
     _, grad_input, grad_weight = forward_backward(under_autocast, input, weight, grad_output)
-    expected = prelu_backward(grad_output, input.to(target), weight, [True, True])
+    expected = prelu_backward(grad_output, input.to(autocast_dtype), weight, [True, True])
     assert_both_branches(input, *expected)
     assert_same_bits(grad_input, expected[0].float())
     assert_same_bits(grad_weight, expected[1])
 
 
-def test_backward_inside_the_region_changes_nothing(target, device):
+def test_backward_inside_the_region_changes_nothing(autocast_dtype, device):
     input, grad_output = (
         integer_values((4, 3, 50), torch.float32, device),
-        integer_values((4, 3, 50), target, device),
+        integer_values((4, 3, 50), autocast_dtype, device),
     )
     weight = torch.tensor([0.1, -0.3, 1.7], device=device)
 
     def region(inside):
         tensors = input.clone().requires_grad_(), weight.clone().requires_grad_()
-        with torch.autocast(device, dtype=target):
+        with torch.autocast(device, dtype=autocast_dtype):
             output = prelu(*tensors)
             if inside:
                 return torch.autograd.grad(output, tensors, grad_output)
@@ -171,4 +160,4 @@ def test_errors_under_autocast_are_stocks(device):
         torch.ones(3, 1, device=device),
     ):
         with torch.autocast(device, dtype=torch.bfloat16):
-            assert _outcome(prelu, input, weight) == _outcome(F.prelu, input, weight)
+            assert dtype_or_error(prelu, input, weight) == dtype_or_error(F.prelu, input, weight)

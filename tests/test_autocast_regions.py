@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, finite_slopes, integer_values, random_values
-from reference import assert_both_branches, assert_same_bits
+from reference import assert_both_branches, assert_same_bits, dtype_or_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,19 +18,6 @@ pytestmark = pytest.mark.contract
 
 prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
-
-
-@pytest.fixture(params=(torch.bfloat16, torch.float16), ids=("bfloat16", "float16"))
-def target(request):
-    """The autocast dtype."""
-    return request.param
-
-
-def _outcome(operator, input, weight):
-    try:
-        return operator(input, weight).dtype
-    except RuntimeError as error:
-        return type(error), str(error)
 
 
 # Regions around a call, from the outermost: the autocast dtype, or None where it is switched off.
@@ -63,7 +50,11 @@ def test_nested_and_disabled_regions_are_stocks(regions, dtype, device):
     while left:
         target, region = left.pop()
         expected = dtype if target is None or dtype == torch.float64 else target
-        assert _outcome(prelu, input, weight) == _outcome(F.prelu, input, weight) == expected
+        assert (
+            dtype_or_error(prelu, input, weight)
+            == dtype_or_error(F.prelu, input, weight)
+            == expected
+        )
         region.close()
     assert prelu(input, weight).dtype == dtype
 
@@ -79,23 +70,23 @@ def test_autocast_of_another_device_does_nothing():
 
 @pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("input_dtype", DTYPES, ids=str)
-def test_cuda_regions_have_stocks_dtypes(input_dtype, weight_dtype, target):
+def test_cuda_regions_have_stocks_dtypes(input_dtype, weight_dtype, autocast_dtype):
     """On fake CUDA tensors, which need no GPU: the kernel of CUDA's autocast key is the real one."""
     with FakeTensorMode():
         input = torch.ones(2, 3, dtype=input_dtype, device="cuda")
         weight = torch.ones(3, dtype=weight_dtype, device="cuda")
     before = torch.get_autocast_dtype("cuda")
-    torch.set_autocast_dtype("cuda", target)
+    torch.set_autocast_dtype("cuda", autocast_dtype)
     torch.set_autocast_enabled("cuda", True)
     try:
-        outcome = _outcome(prelu, input, weight)
-        assert outcome == _outcome(F.prelu, input, weight)
+        outcome = dtype_or_error(prelu, input, weight)
+        assert outcome == dtype_or_error(F.prelu, input, weight)
     finally:
         torch.set_autocast_enabled("cuda", False)
         torch.set_autocast_dtype("cuda", before)
         torch.clear_autocast_cache()
     if torch.float64 not in (input_dtype, weight_dtype):
-        assert outcome == target
+        assert outcome == autocast_dtype
 
 
 # ---- Casts, functions and transforms inside a region --------------------------------------------
@@ -113,19 +104,19 @@ class _Seen(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_leaf_that_is_used_again_is_cast_once(target, device):
+def test_a_leaf_that_is_used_again_is_cast_once(autocast_dtype, device):
     """Autocast's cache serves the input; a float32 slope is never cast."""
     input = random_values((2, 3, 4), torch.float32, device).requires_grad_()
     weight = finite_slopes((3,), torch.float32, device).requires_grad_()
-    with _Seen() as seen, torch.autocast(device, dtype=target):
+    with _Seen() as seen, torch.autocast(device, dtype=autocast_dtype):
         first, second = prelu(input, weight), prelu(input, weight)
     casts = [name for name in seen.names if "_to_copy" in name]
     assert len(casts) == 1 and seen.names.count("torch_ext.prelu.default") == 2
     (first + 2 * second).sum().backward()
-    once = prelu_backward(torch.ones_like(first), input.to(target), weight, [True, True])
+    once = prelu_backward(torch.ones_like(first), input.to(autocast_dtype), weight, [True, True])
     assert_both_branches(input, *once)
     torch.testing.assert_close(weight.grad, 3 * once[1])
-    with _Seen() as seen, torch.autocast(device, dtype=target, cache_enabled=False):
+    with _Seen() as seen, torch.autocast(device, dtype=autocast_dtype, cache_enabled=False):
         prelu(input, weight), prelu(input, weight)
     assert len([name for name in seen.names if "_to_copy" in name]) == 2
 
@@ -175,19 +166,19 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
-def test_transforms_inside_a_region_have_stocks_values(transform, target, device):
-    """With slopes that the target dtype can hold: else stock rounds them, and ours does not."""
+def test_transforms_inside_a_region_have_stocks_values(transform, autocast_dtype, device):
+    """With slopes that the autocast_dtype dtype can hold: else stock rounds them, and ours does not."""
     input = integer_values((4, 3, 3), torch.float32, device)
     weight = torch.tensor([0.25, -0.5, 1.5], device=device)
     assert_both_branches(input)
-    with torch.autocast(device, dtype=target):
+    with torch.autocast(device, dtype=autocast_dtype):
         assert_equal_trees(transform(prelu)(input, weight), transform(F.prelu)(input, weight))
 
 
-def test_vmap_inside_a_region_takes_a_layers_16_bit_output(target, device):
-    input = integer_values((4, 3, 3), target, device)
+def test_vmap_inside_a_region_takes_a_layers_16_bit_output(autocast_dtype, device):
+    input = integer_values((4, 3, 3), autocast_dtype, device)
     weight = torch.tensor([0.1, -0.3, 1.7], device=device)
-    with torch.autocast(device, dtype=target):
+    with torch.autocast(device, dtype=autocast_dtype):
         expected = prelu(input, weight)
         mapped = vmap(prelu, in_dims=(0, None))(input[:, None], weight)
     assert_both_branches(input, expected)

@@ -7,6 +7,7 @@ from cases import (
     case_inputs,
     channels_last,
     finite_slopes,
+    forward_backward,
     integer_values,
     random_values,
     significant_strides,
@@ -19,9 +20,12 @@ prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
 
 # torch's own, raised while it compiles
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
-)
+pytestmark = [
+    pytest.mark.contract,
+    pytest.mark.filterwarnings(
+        "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +40,11 @@ def layer(input, weight):
     return prelu(input * 2, weight) + 1
 
 
-def _step(function, input, weight, grad_output):
-    input, weight = input.detach().requires_grad_(), weight.detach().requires_grad_()
-    output = function(input, weight)
-    return (output.detach(), *torch.autograd.grad(output, (input, weight), grad_output))
-
-
 def _assert_equals_eager(compiled, input, weight, seed=1):
     grad_output = random_values(input.shape, input.dtype, input.device, seed=seed)
     actual, expected = (
-        _step(compiled, input, weight, grad_output),
-        _step(layer, input, weight, grad_output),
+        forward_backward(compiled, input, weight, grad_output),
+        forward_backward(layer, input, weight, grad_output),
     )
     assert_both_branches(input, *expected)
     for one, other in zip(actual, expected):
@@ -113,8 +111,8 @@ def test_inductor_keeps_the_results(dtypes, device):
     grad_output = integer_values((3, 6, 5, 7), dtype, device, seed=1)
     compiled = torch.compile(lambda *args: prelu(*args), fullgraph=True, backend="inductor")
     actual, expected = (
-        _step(compiled, input, weight, grad_output),
-        _step(prelu, input, weight, grad_output),
+        forward_backward(compiled, input, weight, grad_output),
+        forward_backward(prelu, input, weight, grad_output),
     )
     assert_both_branches(input, *expected)
     for one, other in zip(actual, expected):
@@ -162,7 +160,8 @@ def test_autocast_inside_a_compiled_region(device):
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     grad_output = random_values((3, 4, 5), torch.bfloat16, device, seed=1)
     for one, other in zip(
-        _step(compiled, input, weight, grad_output), _step(step, input, weight, grad_output)
+        forward_backward(compiled, input, weight, grad_output),
+        forward_backward(step, input, weight, grad_output),
     ):
         assert_same_bits(one, other)
 

@@ -1,13 +1,16 @@
 """DistributedDataParallel: each process has a part of the batch; together they train as one."""
 
+import pytest
 import torch
-from exact_network import batch, loss, network, optimizer, train_alone
+from exact_network import checked_batch, loss, network, optimizer, train_alone
 from processes import device, own_part
-from reference import assert_both_branches, assert_same_bits
+from reference import assert_same_bits
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import torch_ext
+
+pytestmark = pytest.mark.contract
 
 pytest_plugins = "process_fixtures"
 
@@ -36,15 +39,8 @@ def assert_trained_alike(model, alone):
         assert_same_bits(parameter, expected[name])
 
 
-def data():
-    input, factors = (tensor.to(device()) for tensor in batch())
-    for layer in (1, 3):
-        assert_both_branches(network().to(device())[:layer](input))
-    return input, factors
-
-
 def check_gradients(prelu):
-    input, factors = data()
+    input, factors = checked_batch(device())
     alone = train_alone(network(prelu).to(device()), input, factors)
     wrapped = DistributedDataParallel(network().to(device()))
     assert_trained_alike(train(wrapped, input, factors).module, alone)
@@ -60,7 +56,7 @@ def test_gradients_are_those_of_stock_in_one_process(processes):
 
 def check_swap():
     """DDP notes parameters and hooks when it wraps; a swap afterwards changes neither."""
-    input, factors = data()
+    input, factors = checked_batch(device())
     wrapped = DistributedDataParallel(network(nn.PReLU).to(device()))
     train(wrapped, input, factors)
     slopes = wrapped.module[1].weight
@@ -81,7 +77,7 @@ def test_a_wrapped_model_is_swapped_and_restored(two_processes):
 
 
 def check_frozen():
-    input, factors = data()
+    input, factors = checked_batch(device())
     models = [network().to(device()) for _ in range(2)]
     for model in models:
         model[1].requires_grad_(False)
@@ -97,7 +93,7 @@ def test_frozen_slopes_take_no_part(two_processes):
 
 def check_mixed_precision():
     """A 16-bit model with float32 slopes: slopes' gradients are reduced in float32."""
-    input, factors = data()
+    input, factors = checked_batch(device())
 
     def mixed():
         model = network().to(device(), torch.bfloat16)
@@ -124,7 +120,7 @@ def test_float32_slopes_of_a_16_bit_model_are_reduced_in_float32(two_processes):
 
 
 def check_several_steps():
-    input, factors = data()
+    input, factors = checked_batch(device())
     wrapped = DistributedDataParallel(network().to(device(), torch.float64))
     train(wrapped, input.double(), factors.double(), steps=4)
     alone = network().to(device(), torch.float64)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from exact_network import batch, loss, network, optimizer, train_alone
+from exact_network import checked_batch, loss, network, optimizer, train_alone
 from processes import device, mesh, own_part
-from reference import assert_both_branches, assert_same_bits
+from reference import assert_same_bits
 from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
@@ -18,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ext
+
+pytestmark = pytest.mark.contract
 
 pytest_plugins = "process_fixtures"
 
@@ -51,15 +53,8 @@ def assert_trained_alike(model, alone):
         assert_same_bits(parameter.full_tensor(), expected[name])
 
 
-def data():
-    input, factors = (tensor.to(device()) for tensor in batch())
-    for layer in (1, 3):
-        assert_both_branches(network().to(device())[:layer](input))
-    return input, factors
-
-
 def check_training(prelu):
-    input, factors = data()
+    input, factors = checked_batch(device())
     alone = train_alone(network(nn.PReLU).to(device()), input, factors)
     assert_trained_alike(train(sharded(network(prelu).to(device())), input, factors), alone)
 
@@ -71,7 +66,7 @@ def test_a_step_is_that_of_one_process_with_one_slope_and_with_many(prelu, proce
 
 def check_swap():
     """fully_shard gives each module a class of its own, which the swap must extend."""
-    input, factors = data()
+    input, factors = checked_batch(device())
     model = sharded(network(nn.PReLU).to(device()))
     slopes = model[1].weight
     report = torch_ext.replace_prelu(model)
@@ -108,7 +103,7 @@ def test_a_sharded_model_is_swapped_and_restored(two_processes):
 
 
 def check_mixed_precision(float32_slopes):
-    input, factors = data()
+    input, factors = checked_batch(device())
     parts = torch.distributed.get_world_size()
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     model = sharded(network().to(device()), policy, None if float32_slopes else policy)
@@ -142,7 +137,7 @@ def test_mixed_precision_rounds_as_one_process_does(float32_slopes, two_processe
 
 def check_state(folder):
     """Model and optimizer, saved in shards; and the model gathered, for one process."""
-    input, factors = data()
+    input, factors = checked_batch(device())
     model = sharded(network().to(device()))
     sgd = optimizer(model)
     train(model, input, factors, sgd)

@@ -22,6 +22,8 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import torch_ext
 
+pytestmark = pytest.mark.contract
+
 pytest_plugins = "process_fixtures"
 
 R, SUM = (Replicate(),), (Partial(),)

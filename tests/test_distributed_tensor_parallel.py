@@ -1,5 +1,6 @@
 """Tensor parallelism: channels and their slopes are split over processes, alone and under FSDP2."""
 
+import pytest
 from exact_network import SAMPLES, batch, features, loss, optimizer, train_alone
 from processes import device, mesh
 from reference import assert_both_branches, assert_same_bits
@@ -14,6 +15,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 import torch_ext
+
+pytestmark = pytest.mark.contract
 
 pytest_plugins = "process_fixtures"
 

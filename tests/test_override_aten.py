@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from cases import CASE_BY_NAME, finite_slopes, forward_backward, random_values
 from exact_network import batch, network
-from profiled import OURS, OURS_AND_BACKWARD, STOCK, STOCK_AND_BACKWARD, kernels
+from profiled import (
+    OURS,
+    OURS_AND_BACKWARD,
+    STOCK,
+    STOCK_AND_BACKWARD,
+    kernels,
+    stock_before_and_after,  # noqa: F401  (a fixture)
+)
 from reference import assert_both_branches, assert_grad_weight_within_bound, assert_same_bits
 from torch import nn
 
@@ -15,6 +22,7 @@ import torch_ext
 
 pytestmark = [
     pytest.mark.contract,
+    pytest.mark.usefixtures("stock_before_and_after"),
     pytest.mark.filterwarnings(r"ignore:.torch\.jit\.\w+. is deprecated"),
 ]
 
@@ -31,15 +39,6 @@ def data(dtype=torch.float32, seed=0):
 def step(operator=F.prelu):
     input, weight, grad_output = data()
     return lambda: forward_backward(operator, input, weight, grad_output)
-
-
-@pytest.fixture(autouse=True)
-def _stock_before_and_after():
-    assert kernels(step()) == STOCK_AND_BACKWARD
-    yield
-    assert kernels(step()) == STOCK_AND_BACKWARD
-    with pytest.raises(RuntimeError, match="left more often than entered"):
-        torch_ext._C.leave_override_aten()  # none is still open
 
 
 # ---- What it covers ----------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import pytest
 
 from torch_ext._post_import import when_imported
 
+pytestmark = pytest.mark.contract
+
 
 def run_python(program):
     """Runs it in a fresh process; returns what it printed and what it warned of."""

@@ -6,6 +6,8 @@ import pytest
 import torch.distributed as dist
 from processes import World
 
+pytestmark = pytest.mark.contract
+
 
 @pytest.fixture
 def world(tmp_path):

@@ -20,6 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import torch_ext
 from torch_ext import replace_prelu, restore_prelu
 
+pytestmark = pytest.mark.contract
+
 
 def packaged(module, attribute):
     """A class out of a package that may be missing, or may not fit this torch."""

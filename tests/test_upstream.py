@@ -28,6 +28,8 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.common_utils import noncontiguous_like
 
+pytestmark = pytest.mark.contract
+
 torch.backends.__allow_nonbracketed_mutation_flag = flag
 
 prelu = torch_ext.prelu

@@ -52,16 +52,17 @@ class PreluPass(CustomGraphPass):
         return get_hash_for_files((__file__, inductor.__file__), repr((policy, uuids)))
 
 
-def with_prelu_pass(present: Any) -> PreluPass:
-    """A pass that does ours and what Inductor's option holds: nothing, one, or (new) several."""
+def with_prelu_pass(present: Any) -> Any:
+    """What Inductor's option (nothing, one pass, or since 2.15 several) becomes, with ours in it."""
     if present is None:
         others: Sequence[GraphPass] = ()
     elif isinstance(present, (list, tuple)):
         others = present
     else:
         others = (present,)
-    ours = [other for other in others if isinstance(other, PreluPass)]  # on a second import
-    return ours[0] if ours else PreluPass(others)
+    if any(isinstance(other, PreluPass) for other in others):
+        return present  # Inductor was imported a second time
+    return PreluPass(others)
 
 
 # ---- Where a backward belongs ------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Watches the rectifiers of a model while it trains: which inputs are positive, which units are
 silent, what happens to slopes and gradients.
 
-This file hooks into the model; monitor_row.py counts; monitor_report.py says what the figures are
-and presents them.
+This file hooks into the model; monitor_row.py counts; monitor_layer.py says what the figures are;
+monitor_report.py presents them.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from torch.autograd.graph import get_gradient_edge
 from typing_extensions import Self
 
 from torch_ext._modules import check_filter_fn, check_model
-from torch_ext.monitor_report import ActivationReport, GradientNorm, LayerStatistics
+from torch_ext.monitor_layer import GradientNorm, LayerStatistics
+from torch_ext.monitor_report import ActivationReport
 from torch_ext.monitor_row import Row
 
 __all__ = ["ActivationMonitor"]

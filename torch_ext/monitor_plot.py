@@ -5,7 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from torch_ext.monitor_report import ActivationReport, LayerStatistics
+from torch_ext.monitor_layer import LayerStatistics
+from torch_ext.monitor_report import ActivationReport
 
 __all__ = ["draw"]
 

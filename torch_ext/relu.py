@@ -4,12 +4,10 @@ A module changes its class and gets a slope; it stays the same object, so hooks,
 uses stay as they are, and the model's root may be converted too.
 """
 
-import contextlib
 import copy
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,16 +22,12 @@ from torch_ext._modules import (
     check_model,
     compiled_code,
     own_forward,
-    tensors_around,
 )
+from torch_ext._relu_uses import FLOATS, ExampleInputs, Use, observed_uses, use_by_surroundings
 from torch_ext.prelu import PReLU
 from torch_ext.swap_report import SwapReport
 
 __all__ = ["parametrize_relu", "slope_parameters"]
-
-ExampleInputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
-
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 # What the functional forms are called in a graph of torch.fx. nn.functional's relu_ and leaky_relu_
 # are the second and the last.
@@ -48,14 +42,6 @@ _METHODS: dict[Any, str] = {"relu": "Tensor.relu", "relu_": "Tensor.relu_"}
 
 # A built-in or a scripted function, in TorchScript's text.
 _COMPILED_RELU = re.compile(r'aten::(leaky_)?relu_?\(|Constant\[name="(leaky_)?relu_?"')
-
-
-class _Use(NamedTuple):
-    """What one call of a module says about the slopes that it would need."""
-
-    channels: int
-    dtype: torch.dtype
-    device: torch.device
 
 
 def parametrize_relu(
@@ -124,9 +110,9 @@ def parametrize_relu(
     report = SwapReport()
     relus = _convertible(model, filter_fn, report)
     if relus and example_inputs is not None:
-        uses = _observed_uses(model, relus.values(), example_inputs)
+        uses = observed_uses(model, relus.values(), example_inputs)
     else:
-        uses = {module: {_surroundings(model, name)} for name, module in relus.items()}
+        uses = {module: {use_by_surroundings(model, name)} for name, module in relus.items()}
 
     slopes: dict[str, nn.Parameter] = {}
     for name, module in relus.items():
@@ -232,86 +218,17 @@ def _convertible(
     return relus
 
 
-# ---- What they are called with -----------------------------------------------------------------
-
-
-def _observed_uses(
-    model: nn.Module, modules: Iterable[nn.Module], example_inputs: ExampleInputs
-) -> dict[nn.Module, set[_Use]]:
-    """Runs the model once and notes each module's calls; none for one that was not reached."""
-    uses: dict[nn.Module, set[_Use]] = {module: set() for module in modules}
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        [input] = (*args, *kwargs.values())
-        channels = input.size(1) if input.dim() > 1 else 1
-        uses[module].add(_Use(channels, input.dtype, input.device))
-
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(example_inputs, Mapping):
-        kwargs = {name: _cloned(value) for name, value in example_inputs.items()}
-    else:
-        values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        args = tuple(map(_cloned, values))
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_unchanged(model))
-        for module in uses:
-            stack.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled; importing it takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(torch.no_grad())
-        model(*args, **kwargs)
-    return uses
-
-
-def _cloned(value: Any) -> Any:
-    """A first module with inplace=True would overwrite the caller's tensor."""
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Eval mode, with training flags and buffers as they were at the end, even after an error."""
-    modules = list(model.modules())
-    flags = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    values = [(tensor, tensor._version, tensor.clone()) for tensor in model.buffers()]
-    for module in modules:
-        module.training = False  # not eval(), which a model may have made its own
-    try:
-        yield
-    finally:
-        for module, flag, named in zip(modules, flags, buffers, strict=True):
-            module.training = flag
-            if not isinstance(module, torch.jit.ScriptModule):  # else values are all there is
-                module._buffers.clear()
-                module._buffers.update(named)
-        with torch.no_grad():
-            for tensor, version, value in values:
-                if tensor._version != version:
-                    tensor.copy_(value)
-
-
-def _surroundings(model: nn.Module, name: str) -> _Use:
-    """Without an example: one slope, where and as wide as the nearest floating-point tensor."""
-    for tensor in tensors_around(model, name):
-        if tensor.dtype in _FLOATS:
-            return _Use(1, tensor.dtype, tensor.device)
-    return _Use(1, torch.float32, torch.get_default_device())
-
-
 # ---- What becomes of them ----------------------------------------------------------------------
 
 
-def _conflict(uses: set[_Use], per_channel: bool) -> str | None:
+def _conflict(uses: set[Use], per_channel: bool) -> str | None:
     """Why one slope vector cannot serve all uses."""
     if not uses:
         return "not reached by example_inputs"
     channels = {use.channels for use in uses}
     dtypes = {use.dtype for use in uses}
     devices = {use.device for use in uses}
-    if not dtypes.issubset(_FLOATS):
+    if not dtypes.issubset(FLOATS):
         return f"called with {_listed(sorted(dtypes, key=str))}: a PReLU has no such inputs"
     if torch.float64 in dtypes and len(dtypes) > 1:
         return f"called with {_listed(sorted(dtypes, key=str))}: no slope serves them all"
@@ -326,7 +243,7 @@ def _listed(values: Iterable[object]) -> str:
     return " and ".join(map(str, values))
 
 
-def _new_slopes(module: nn.Module, uses: set[_Use], per_channel: bool) -> nn.Parameter:
+def _new_slopes(module: nn.Module, uses: set[Use], per_channel: bool) -> nn.Parameter:
     channels, dtype, device = next(iter(uses))
     return nn.Parameter(
         torch.full(
@@ -345,9 +262,8 @@ def _initial_slope(module: nn.Module) -> float:
 def _give_slopes(module: nn.Module, weight: nn.Parameter) -> None:
     """The attributes of torch_ext.PReLU for those of a rectifier, in the same object."""
     attributes = vars(module)
-    attributes["init"] = attributes.pop(
-        "negative_slope", 0.0
-    )  # where reset_parameters() returns to
+    # init is where reset_parameters() returns to
+    attributes["init"] = attributes.pop("negative_slope", 0.0)
     attributes["num_parameters"] = weight.numel()
     attributes.pop("inplace", None)
     module.register_parameter("weight", weight)

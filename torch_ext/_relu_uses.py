@@ -1,0 +1,89 @@
+"""What the rectifiers of a model are called with: channels, dtypes, devices."""
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from torch_ext._modules import tensors_around
+
+ExampleInputs: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Use(NamedTuple):
+    """What one call of a module says about the slopes that it would need."""
+
+    channels: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def observed_uses(
+    model: nn.Module, modules: Iterable[nn.Module], example_inputs: ExampleInputs
+) -> dict[nn.Module, set[Use]]:
+    """Runs the model once and notes each module's calls; none for one that was not reached."""
+    uses: dict[nn.Module, set[Use]] = {module: set() for module in modules}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        [input] = (*args, *kwargs.values())
+        channels = input.size(1) if input.dim() > 1 else 1
+        uses[module].add(Use(channels, input.dtype, input.device))
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example_inputs, Mapping):
+        kwargs = {name: _cloned(value) for name, value in example_inputs.items()}
+    else:
+        values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        args = tuple(map(_cloned, values))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_unchanged(model))
+        for module in uses:
+            stack.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled; importing it takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.no_grad())
+        model(*args, **kwargs)
+    return uses
+
+
+def _cloned(value: Any) -> Any:
+    """A first module with inplace=True would overwrite the caller's tensor."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Eval mode, with training flags and buffers as they were at the end, even after an error."""
+    modules = list(model.modules())
+    flags = [module.training for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = [(tensor, tensor._version, tensor.clone()) for tensor in model.buffers()]
+    for module in modules:
+        module.training = False  # not eval(), which a model may have made its own
+    try:
+        yield
+    finally:
+        for module, flag, named in zip(modules, flags, buffers, strict=True):
+            module.training = flag
+            if not isinstance(module, torch.jit.ScriptModule):  # else values are all there is
+                module._buffers.clear()
+                module._buffers.update(named)
+        with torch.no_grad():
+            for tensor, version, value in values:
+                if tensor._version != version:
+                    tensor.copy_(value)
+
+
+def use_by_surroundings(model: nn.Module, name: str) -> Use:
+    """Without an example: one slope, where and as wide as the nearest floating-point tensor."""
+    for tensor in tensors_around(model, name):
+        if tensor.dtype in FLOATS:
+            return Use(1, tensor.dtype, tensor.device)
+    return Use(1, torch.float32, torch.get_default_device())
