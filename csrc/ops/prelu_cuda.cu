@@ -21,14 +21,25 @@
 namespace torch_ext {
 namespace {
 
+struct Grid {
+  int64_t blocks;
+  int threads;
+  int cluster = 1;
+};
+
 // Every kernel starts here: on the current stream, and with its launch checked.
 template <typename... Parameters, typename... Arguments>
-void launch(
-    void (*kernel)(Parameters...), int64_t grid, int threads, const Arguments&... arguments) {
-  kernel<<<
-      static_cast<unsigned>(grid), static_cast<unsigned>(threads), 0,
-      c10::cuda::getCurrentCUDAStream()>>>(arguments...);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+void launch(void (*kernel)(Parameters...), const Grid& grid, const Arguments&... arguments) {
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  config.attrs = &cluster;
+  config.numAttrs = grid.cluster > 1 ? 1 : 0;
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 int attribute(cudaDeviceAttr name, c10::DeviceIndex device) {
@@ -37,13 +48,23 @@ int attribute(cudaDeviceAttr name, c10::DeviceIndex device) {
   return value;
 }
 
+// Whether the code that runs on a GPU of this architecture was compiled with clusters: an older PTX
+// may stand in for what was not built.
+constexpr bool built_with_clusters(int arch) {
+  int built = 0;
+  for (const int other : {__CUDA_ARCH_LIST__}) {  // 900 for 9.0, ascending
+    built = other <= 10 * arch ? other : built;
+  }
+  return built >= 900;
+}
+
 cuda::LaunchPlan plan_for(const cuda::Work& work, c10::DeviceIndex device) {
   const int arch = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
                    attribute(cudaDevAttrComputeCapabilityMinor, device);
   return cuda::plan_launch(
       work, cuda::tuning_of(arch),
       {attribute(cudaDevAttrMultiProcessorCount, device),
-       attribute(cudaDevAttrMaxThreadsPerMultiProcessor, device)});
+       attribute(cudaDevAttrMaxThreadsPerMultiProcessor, device), built_with_clusters(arch)});
 }
 
 // Elements from the last 16-byte boundary to this one.
@@ -72,10 +93,10 @@ template <typename Op, bool kShifted, typename scalar_t, typename acc_t>
 void walk(const cuda::LaunchPlan& plan, const cuda::Operands<scalar_t, acc_t>& data) {
   if (plan.traversal == cuda::Traversal::kPlanes) {
     const auto kernel = cuda::walk_planes<Op, kShifted, scalar_t, acc_t>;
-    launch(kernel, plan.grid, plan.threads, plan.planes, data);
+    launch(kernel, {plan.grid, plan.threads, plan.cluster}, plan.planes, data);
   } else {
     const auto kernel = cuda::walk_columns<Op, kShifted, scalar_t, acc_t>;
-    launch(kernel, plan.grid, plan.threads, plan.columns, data);
+    launch(kernel, {plan.grid, plan.threads, plan.cluster}, plan.columns, data);
   }
 }
 
@@ -97,22 +118,22 @@ void map(const PreluArgs& args, cuda::Operands<scalar_t, acc_t> data) {
   walk<Op>(work, plan_for(work, args.input().device().index()), data);
 }
 
-// The same with the sums of all channels; the second kernel only where they were split.
+// The same with the sums of all channels; the second kernel only where a cluster is too small.
 template <typename Op, typename scalar_t, typename acc_t>
 void map_reduce(const PreluArgs& args, cuda::Operands<scalar_t, acc_t> data) {
   const cuda::Work work = align(data, args.view(), true);
   const cuda::LaunchPlan plan = plan_for(work, args.input().device().index());
   at::Tensor workspace;
-  if (plan.workspace_bytes > 0) {
+  if (plan.has_second_kernel()) {
     workspace = at::empty({plan.workspace_bytes}, args.input().options().dtype(at::kByte));
     data.partials = static_cast<acc_t*>(workspace.mutable_data_ptr());
   }
   walk<Op>(work, plan, data);
-  if (plan.splits > 1) {
+  if (plan.has_second_kernel()) {
     const cuda::FinishPlan finish = cuda::plan_finish(args.view().channels, plan.splits);
     const auto kernel = cuda::finish_sums<scalar_t, acc_t>;
     const acc_t* partials = data.partials;
-    launch(kernel, finish.grid, finish.threads, finish, partials, data.grad_weight);
+    launch(kernel, {finish.grid, finish.threads}, finish, partials, data.grad_weight);
   }
 }
 

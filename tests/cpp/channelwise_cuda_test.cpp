@@ -54,7 +54,18 @@ const Case kLayouts[] = {
     {{4, 12, 49}, {0, 0, 0}, 96},
     // Fewer blocks than tasks.
     {{4, 7, 300}, {0, 0, 0}, 32, 2},
-    {{9, 700, 1}, {0, 0, 0}, 32, 3}};
+    {{9, 700, 1}, {0, 0, 0}, 32, 3},
+    // Sums that a cluster of blocks shares: full ones, with an idle block, in turns, with segments,
+    // odd rows, merged rows and misaligned storage.
+    {{1, 1, 5000}, {0, 0, 0}, 32, 0, 20, 4},
+    {{1, 1, 5 * 32 * 8}, {0, 0, 0}, 32, 0, 20, 4},
+    {{3, 2, 777}, {1, 0, 0}, 32, 0, 20, 2},
+    {{4, 3, 900}, {0, 0, 0}, 32, 4, 20, 4},
+    {{100, 64, 1}, {0, 0, 0}, 32, 0, 50, 4},
+    {{65, 7, 1}, {0, 1, 0}, 64, 0, 50, 8},
+    {{20, 700, 1}, {0, 0, 0}, 32, 2, 20, 2},
+    {{33, 45, 1}, {0, 0, 0}, 32, 0, 50, 2},
+    {{40, 6, 9}, {0, 0, 1}, 32, 0, 20, 4}};
 
 template <typename T>
 class Layouts : public testing::Test {};
@@ -78,7 +89,7 @@ TYPED_TEST(Layouts, AllPaths) {
   }
   for (const int count :
        {seen.planes, seen.columns, seen.passes, seen.segments, seen.merged, seen.splits,
-        seen.unsplit}) {
+        seen.clusters, seen.unsplit}) {
     EXPECT_GT(count, 0);
   }
   EXPECT_GT(seen.positive, 1000);
@@ -135,19 +146,21 @@ TYPED_TEST(Layouts, MaskedOutputs) {
 }
 
 // The same term so often that a thread's chain in the accumulation type would drift out of the
-// bound; in one block, and split over blocks.
+// bound; in one block, split over blocks, and over a cluster.
 TYPED_TEST(Layouts, ConstantData) {
   using scalar_t = typename TypeParam::first_type;
   using weight_t = typename TypeParam::second_type;
   Seen seen{};
   const int64_t count = std::is_same_v<scalar_t, double> ? 3000000 : 300000;
   for (const ChannelView view : {ChannelView{1, 1, count}, {count / 2, 2, 1}}) {
-    for (const int unsplit : {2, 1 << 20}) {
-      check_all<scalar_t, weight_t>({view, {0, 0, 0}, 32, 0, unsplit}, Fill::kConstant, seen);
+    for (const auto& [unsplit, cluster] : {std::pair{2, 1}, {1 << 20, 1}, {1 << 20, 4}}) {
+      const Case c{view, {0, 0, 0}, 32, 0, unsplit, cluster};
+      check_all<scalar_t, weight_t>(c, Fill::kConstant, seen);
       ASSERT_FALSE(this->HasFatalFailure());
     }
   }
   EXPECT_EQ(seen.splits, 2);
+  EXPECT_EQ(seen.clusters, 2);
   EXPECT_EQ(seen.unsplit, 2);
   EXPECT_EQ(seen.positive, 0);
 }
@@ -239,8 +252,14 @@ TYPED_TEST(Layouts, Determinism) {
   using scalar_t = typename TypeParam::first_type;
   using weight_t = typename TypeParam::second_type;
   Seen seen{};
-  for (const ChannelView view : {ChannelView{3, 2, 700}, {150, 3, 1}}) {
-    Problem<scalar_t, weight_t> problem({view}, Fill::kRandom, 1);
+  const Case cases[] = {
+      {{3, 2, 700}},
+      {{150, 3, 1}},
+      {{3, 2, 700}, {0, 0, 0}, 32, 0, 20, 4},
+      {{150, 3, 1}, {0, 0, 0}, 32, 0, 20, 4}};
+  for (const Case& c : cases) {
+    const ChannelView& view = c.view;
+    Problem<scalar_t, weight_t> problem(c, Fill::kRandom, 1);
     Storage<weight_t> first(view.channels, 0);
     run<PreluBackward<true>, scalar_t, weight_t>(problem, nullptr, &first, seen);
     for (int repeat = 0; repeat < 5; ++repeat) {
@@ -250,6 +269,7 @@ TYPED_TEST(Layouts, Determinism) {
     }
   }
   EXPECT_GT(seen.splits, 0);
+  EXPECT_GT(seen.clusters, 0);
 }
 
 }  // namespace

@@ -82,11 +82,13 @@ struct Case {
   int threads = 32;
   int64_t grid = 0;  // 0: the plan's own
   int unsplit = 2;   // visits up to which sums are not split
+  int cluster = 1;   // blocks that can share a sum
 };
 
 // What the cases of a test have taken.
 struct Seen {
-  int planes, columns, passes, segments, merged, splits, unsplit, shifted, positive, negative;
+  int planes, columns, passes, segments, merged, splits, clusters, unsplit, shifted, positive,
+      negative;
 };
 
 enum class Fill {
@@ -138,10 +140,10 @@ template <typename Op, bool kShifted, typename scalar_t, typename acc_t>
 void launch_walk(const LaunchPlan& plan, const Operands<scalar_t, acc_t>& data) {
   if (plan.traversal == Traversal::kPlanes) {
     const auto kernel = walk_planes<Op, kShifted, scalar_t, acc_t>;
-    cuda_emulation::launch(kernel, plan.grid, plan.threads, plan.planes, data);
+    cuda_emulation::launch(kernel, {plan.grid, plan.threads, plan.cluster}, plan.planes, data);
   } else {
     const auto kernel = walk_columns<Op, kShifted, scalar_t, acc_t>;
-    cuda_emulation::launch(kernel, plan.grid, plan.threads, plan.columns, data);
+    cuda_emulation::launch(kernel, {plan.grid, plan.threads, plan.cluster}, plan.columns, data);
   }
 }
 
@@ -167,10 +169,12 @@ void run(
       Op::kReadsGradOutput ? (shift_of(data.grad_output) - base + kVector) % kVector : 0;
   const bool shifted = data.input_shift != 0 || data.grad_output_shift != 0;
 
-  const Tuning tuning{0, c.threads, 128, 8, 2, c.unsplit, 512};
+  const Tuning tuning{0, c.threads, 128, 8, 2, c.unsplit, c.cluster, 512};
   const Work work{c.view, sizeof(scalar_t), sizeof(acc_t), base, shifted, Op::kReduces};
-  LaunchPlan plan = plan_launch(work, tuning, {1, 128});
-  plan.grid = c.grid == 0 ? plan.grid : std::min(c.grid, plan.grid);
+  LaunchPlan plan = plan_launch(work, tuning, {1, 128, true});
+  if (c.grid != 0) {
+    plan.grid = std::min(round_up(c.grid, int64_t{plan.cluster}), plan.grid);
+  }
   std::vector<acc_t> workspace(plan.workspace_bytes / sizeof(acc_t), acc_t(kNaN));
   data.partials = workspace.data();
   if (shifted) {
@@ -178,19 +182,21 @@ void run(
   } else {
     launch_walk<Op, false>(plan, data);
   }
-  if (Op::kReduces && plan.splits > 1) {
+  if (plan.has_second_kernel()) {
     const FinishPlan finish = plan_finish(c.view.channels, plan.splits);
     const auto kernel = finish_sums<scalar_t, acc_t>;
     const acc_t* partials = data.partials;
-    cuda_emulation::launch(kernel, finish.grid, finish.threads, finish, partials, data.grad_weight);
+    cuda_emulation::launch(
+        kernel, {finish.grid, finish.threads}, finish, partials, data.grad_weight);
   }
   const bool planes = plan.traversal == Traversal::kPlanes;
   seen.planes += planes;
   seen.columns += !planes;
   seen.passes += !planes && plan.columns.passes > 1;
-  seen.segments += !planes && plan.columns.segments > 1;
+  seen.segments += !planes && plan.columns.tasks.groups > 1;
   seen.merged += !planes && plan.columns.row_length > c.view.channels * c.view.inner;
-  seen.splits += Op::kReduces && plan.splits > 1;
+  seen.splits += plan.has_second_kernel();
+  seen.clusters += plan.cluster > 1;
   seen.unsplit += Op::kReduces && plan.splits == 1;
   seen.shifted += shifted;
 }
@@ -298,7 +304,8 @@ void check_all(const Case& c, Fill fill, Seen& seen) {
       testing::Message() << c.view.outer << " x " << c.view.channels << " x " << c.view.inner
                          << ", offsets " << c.offsets.input << " " << c.offsets.grad_output << " "
                          << c.offsets.output << ", threads " << c.threads << ", grid " << c.grid
-                         << ", bytes " << sizeof(scalar_t) << " and " << sizeof(weight_t));
+                         << ", unsplit " << c.unsplit << ", cluster " << c.cluster << ", bytes "
+                         << sizeof(scalar_t) << " and " << sizeof(weight_t));
   Problem<scalar_t, weight_t> problem(c, fill, static_cast<unsigned>(c.view.numel()));
   Storage<scalar_t> output(problem.input.size(), c.offsets.output);
   run<PreluForward, scalar_t, weight_t>(problem, &output, nullptr, seen);

@@ -15,7 +15,8 @@ namespace {
 
 // What the random cases have met, so that none of the properties holds for want of a case.
 struct Seen {
-  int64_t planes, columns, merged_rows, segments, passes, split, unsplit, parts, shifted, clamped;
+  int64_t planes, columns, merged_rows, segments, passes, split, clustered, unsplit, parts, shifted,
+      clamped;
 };
 
 struct Visit {
@@ -52,13 +53,13 @@ void visit(
 template <int kVector>
 void visit_planes(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& branches) {
   const PlaneWalk& walk = plan.planes;
-  for (int64_t task = 0; task < walk.tasks(); ++task) {
+  for (int64_t task = 0; task < walk.tasks.count(); ++task) {
     for (int thread = 0; thread < plan.threads; ++thread) {
       PlaneCursor cursor = first_slot(walk, task, thread);
       while (!done(cursor)) {
         const Slot slot = next_slot<kVector>(walk, cursor);
         branches.parts += !slot.whole && !slot.empty();
-        visit(seen, work, slot, walk.channel_of(task), nullptr);
+        visit(seen, work, slot, walk.tasks.group_of(task), nullptr);
       }
       ASSERT_TRUE(next_slot<kVector>(walk, cursor).empty());
     }
@@ -68,7 +69,7 @@ void visit_planes(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& b
 template <int kVector>
 void visit_columns(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& branches) {
   const ColumnWalk& walk = plan.columns;
-  for (int64_t task = 0; task < walk.tasks(); ++task) {
+  for (int64_t task = 0; task < walk.tasks.count(); ++task) {
     for (int pass = 0; pass < walk.passes; ++pass) {
       int owned = 0;
       for (int thread = 0; thread < plan.threads; ++thread) {
@@ -92,32 +93,52 @@ void visit_columns(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& 
 
 void check_limits(const Work& work, const LaunchPlan& plan) {
   const bool planes = plan.traversal == Traversal::kPlanes;
-  const int64_t tasks = planes ? plan.planes.tasks() : plan.columns.tasks();
+  const Tasks& tasks = planes ? plan.planes.tasks : plan.columns.tasks;
   ASSERT_GE(plan.grid, 1);
   ASSERT_LE(plan.grid, INT32_MAX);
-  ASSERT_LE(plan.grid, tasks);
-  ASSERT_TRUE(plan.grid == tasks || plan.grid == INT32_MAX);
+  ASSERT_LE(plan.grid, tasks.count());
+  ASSERT_TRUE(plan.grid == tasks.count() || plan.grid == INT32_MAX);
   ASSERT_GE(plan.threads, 32);
   ASSERT_LE(plan.threads, kMaxThreads);
   ASSERT_EQ(plan.threads % 32, 0);
   ASSERT_GE(plan.splits, 1);
   const int64_t input = work.view.numel() * work.element_bytes;
   ASSERT_LE(plan.workspace_bytes, std::max(input / 8 + 4 * work.view.channels, int64_t{4} << 20));
-  const bool sums_split = work.reduces && plan.splits > 1;
+  ASSERT_EQ(plan.splits, tasks.splits);
+  const bool sums_split = work.reduces && plan.splits > 1 && !tasks.clustered;
   ASSERT_EQ(
       plan.workspace_bytes, sums_split ? plan.splits * work.view.channels * work.sum_bytes : 0);
   if (planes) {
     const PlaneWalk& walk = plan.planes;
     ASSERT_EQ(walk.slots_per_split % plan.threads, 0);
-    ASSERT_GE(walk.splits * walk.slots_per_split, walk.slots_per_channel);
-    ASSERT_LT((walk.splits - 1) * walk.slots_per_split, walk.slots_per_channel);  // no idle block
+    ASSERT_GE(tasks.splits * walk.slots_per_split, walk.slots_per_channel);
+    if (!tasks.clustered) {
+      ASSERT_LT((tasks.splits - 1) * walk.slots_per_split, walk.slots_per_channel);  // none is idle
+    }
   } else {
     const ColumnWalk& walk = plan.columns;
     ASSERT_GE(walk.rows * walk.row_length, work.view.numel());
     ASSERT_LT((walk.rows - 1) * walk.row_length, work.view.numel());
-    ASSERT_LE(walk.splits, walk.rows);
-    ASSERT_GE(walk.segments * walk.segment_channels, work.view.channels);
+    ASSERT_LE(tasks.splits, walk.rows);
+    ASSERT_GE(tasks.groups * walk.segment_channels, work.view.channels);
     ASSERT_TRUE(walk.rows == 1 || walk.stride() * walk.row_length % work.vector() == 0);
+  }
+}
+
+// The blocks of a cluster are the splits of one group, and nobody else's.
+void check_clusters(const Work& work, const LaunchPlan& plan, const Device& device) {
+  const Tasks& tasks =
+      plan.traversal == Traversal::kPlanes ? plan.planes.tasks : plan.columns.tasks;
+  ASSERT_EQ(plan.cluster, tasks.clustered ? tasks.splits : 1);
+  if (plan.cluster == 1) {
+    return;
+  }
+  ASSERT_TRUE(work.reduces && device.clusters);
+  ASSERT_TRUE(plan.cluster == 2 || plan.cluster == 4 || plan.cluster == 8);  // portable sizes
+  ASSERT_EQ(plan.grid, tasks.count());
+  for (int64_t task = 0; task < std::min(tasks.count(), int64_t{64}); ++task) {
+    ASSERT_EQ(tasks.group_of(task), task / plan.cluster);
+    ASSERT_EQ(tasks.split_of(task), task % plan.cluster);
   }
 }
 
@@ -129,13 +150,15 @@ void check(const Work& work, const Tuning& tuning, const Device& device, Seen& s
                          << work.reduces << ", threads " << tuning.threads);
   const LaunchPlan plan = plan_launch(work, tuning, device);
   check_limits(work, plan);
+  check_clusters(work, plan, device);
   const bool planes = plan.traversal == Traversal::kPlanes;
   seen.planes += planes;
   seen.columns += !planes;
   seen.merged_rows += !planes && plan.columns.row_length > work.view.channels * work.view.inner;
-  seen.segments += !planes && plan.columns.segments > 1;
+  seen.segments += !planes && plan.columns.tasks.groups > 1;
   seen.passes += !planes && plan.columns.passes > 1;
-  seen.split += plan.splits > 1;
+  seen.split += plan.splits > plan.cluster;
+  seen.clustered += plan.cluster > 1;
   seen.unsplit += plan.splits == 1;
   seen.shifted += work.shifted;
   seen.clamped += plan.grid == INT32_MAX;
@@ -195,6 +218,7 @@ Tuning random_tuning(Random& random) {
   tuning.waves = random.any({1, 4, 64});
   tuning.slots_per_thread = random.any({1, 8});
   tuning.slots_unsplit = random.any({0, 2, 16});
+  tuning.cluster = random.any({1, 2, 8});
   tuning.run_bytes = random.any({16, 64, 512});
   return tuning;
 }
@@ -204,7 +228,8 @@ TEST(LaunchPlan, VisitsEveryElementOnce) {
   Seen seen{};
   for (int i = 0; i < 100000 && !testing::Test::HasFatalFailure(); ++i) {
     const Work work = random_work(random, random.any({40, 300, 1500}));
-    check(work, random_tuning(random), {random.any({1, 4, 132}), random.any({1536, 2048})}, seen);
+    const Device device{random.any({1, 4, 132}), random.any({1536, 2048}), random.coin()};
+    check(work, random_tuning(random), device, seen);
   }
   EXPECT_GT(seen.planes, 1000);
   EXPECT_GT(seen.columns, 1000);
@@ -212,6 +237,7 @@ TEST(LaunchPlan, VisitsEveryElementOnce) {
   EXPECT_GT(seen.segments, 1000);
   EXPECT_GT(seen.passes, 1000);
   EXPECT_GT(seen.split, 1000);
+  EXPECT_GT(seen.clustered, 500);
   EXPECT_GT(seen.unsplit, 1000);
   EXPECT_GT(seen.parts, 1000);
   EXPECT_GT(seen.shifted, 1000);
@@ -222,7 +248,7 @@ TEST(LaunchPlan, KeepsItsLimitsAtAnySize) {
   Seen seen{};
   for (int i = 0; i < 100000 && !testing::Test::HasFatalFailure(); ++i) {
     const Work work = random_work(random, int64_t{1} << random.upto(44));
-    check(work, tuning_of(random.any({75, 80, 86, 90, 100, 120})), {132, 2048}, seen);
+    check(work, tuning_of(random.any({75, 80, 86, 90, 100, 120})), {132, 2048, true}, seen);
   }
   EXPECT_GT(seen.planes, 1000);
   EXPECT_GT(seen.columns, 1000);
@@ -260,7 +286,7 @@ TEST(LaunchPlan, KeepsItsLimitsAtBoundaries) {
           for (const bool reduces : {false, true}) {
             const Work work{
                 {outer, channels, inner}, element, element == 8 ? 8 : 4, 0, false, reduces};
-            check(work, tuning_of(90), {132, 2048}, seen);
+            check(work, tuning_of(90), {132, 2048, true}, seen);
             ASSERT_FALSE(testing::Test::HasFatalFailure());
           }
         }
@@ -276,19 +302,19 @@ TEST(LaunchPlan, ReachesTheEndOfHugeTensors) {
   for (const ChannelView view :
        {ChannelView{1, 1, huge}, {3, 1, huge}, {huge, 3, 1}, {3, huge, 1}, {huge / 49, 5, 49}}) {
     const Work work{view, 2, 4, 0, false, true};
-    const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048});
+    const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048, true});
     int64_t last = 0;
     for (int thread = 0; thread < plan.threads; ++thread) {
       if (plan.traversal == Traversal::kPlanes) {
-        for (PlaneCursor cursor = first_slot(plan.planes, plan.planes.tasks() - 1, thread);
+        for (PlaneCursor cursor = first_slot(plan.planes, plan.planes.tasks.count() - 1, thread);
              !done(cursor);) {
           const Slot slot = next_slot<8>(plan.planes, cursor);
           last = slot.empty() ? last : std::max(last, slot.position + slot.end);
         }
       } else {
         const ColumnWalk& walk = plan.columns;
-        for (int64_t task = std::max(walk.tasks() - 4096, int64_t{0}); task < walk.tasks();
-             ++task) {
+        const int64_t tasks = walk.tasks.count();
+        for (int64_t task = std::max(tasks - 4096, int64_t{0}); task < tasks; ++task) {
           for (int pass = 0; pass < walk.passes; ++pass) {
             ColumnCursor cursor = first_slot<8>(walk, task, pass, thread);
             const int64_t more = cursor.rows > 0 ? (cursor.rows - 1) / cursor.stride : 0;
@@ -302,6 +328,40 @@ TEST(LaunchPlan, ReachesTheEndOfHugeTensors) {
     }
     EXPECT_EQ(last, view.numel());
   }
+}
+
+// What a small tensor's backward waits for is launches: one, where there are clusters.
+TEST(LaunchPlan, SmallSumsTakeOneKernel) {
+  int clustered = 0;
+  for (const int64_t bytes : {1000, 60000, 300000, 1000000}) {
+    for (const int element : {2, 4, 8}) {
+      for (const int64_t channels : {1, 3, 7, 24, 64, 128, 256, 512, 1000}) {
+        for (const int64_t inner : {1, 9, 49, 196, 784, 12544}) {
+          for (const int base : {0, 1}) {
+            const ChannelView view{bytes / element / channels / inner, channels, inner};
+            if (view.outer == 0) {
+              continue;
+            }
+            const Work work{view, element, element == 8 ? 8 : 4, base, base != 0, true};
+            const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048, true});
+            clustered += plan.cluster > 1;
+            EXPECT_FALSE(plan.has_second_kernel())
+                << view.outer << " x " << channels << " x " << inner << ", element " << element;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(clustered, 100);
+}
+
+// A device or a build without clusters keeps the second kernel.
+TEST(LaunchPlan, ClustersNeedADeviceThatHasThem) {
+  const Work work{{1, 1, 250000}, 4, 4, 0, false, true};
+  EXPECT_EQ(plan_launch(work, tuning_of(90), {132, 2048, true}).cluster, 8);
+  const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048, false});
+  EXPECT_EQ(plan.cluster, 1);
+  EXPECT_TRUE(plan.has_second_kernel());
 }
 
 TEST(FinishPlan, SumsEveryPartialOnce) {
@@ -331,6 +391,7 @@ TEST(Tuning, FitsTheKernels) {
     arch = row.arch;
     EXPECT_LE(row.threads, kMaxThreads);
     EXPECT_EQ(row.threads % 32, 0);
+    EXPECT_TRUE(row.cluster == 1 || (row.arch >= 90 && row.cluster <= 8));
   }
   EXPECT_EQ(tuning_of(75).arch, 0);
   EXPECT_EQ(tuning_of(90).arch, 90);

@@ -1,8 +1,8 @@
 // The CUDA walkers: an operation on every element with its channel's slope, and, if the operation
 // has one, the sum of its terms for each channel, in one pass over memory. Two kernels, one for
-// each traversal of walk.h, and one that finishes sums that were split over blocks. They own tails,
-// alignment and reduction and take the operation as an argument (prelu_operations.h). They know no
-// tensors, no dispatcher and no stream.
+// each traversal of walk.h, and one that finishes sums that were split over more blocks than a
+// cluster has. They own tails, alignment and reduction and take the operation as an argument
+// (prelu_operations.h). They know no tensors, no dispatcher and no stream.
 #pragma once
 
 #include <cstdint>
@@ -48,22 +48,56 @@ struct Cascade {
   }
 };
 
-template <typename T, int kColumns>
+// A block's shared memory.
+template <typename T, int kColumns, int kChannels>
 struct BlockSums {
   WideSum<T> columns[kColumns];
   WideSum<T> lanes[kMaxThreads];
+  T row[kChannels];  // for the other blocks of the cluster
 };
+
+// Sums the block's columns, and sends the sums of its channels where they belong: to their place if
+// they are whole, to the cluster, or to the second kernel.
+template <typename Block, typename scalar_t, typename acc_t>
+__device__ __forceinline__ void finish_block(
+    Block& block,
+    const ColumnGroups& groups,
+    const Tasks& tasks,
+    int64_t task,
+    int64_t first_channel,
+    int64_t all_channels,
+    const Operands<scalar_t, acc_t>& data) {
+  __syncthreads();
+  sum_columns(block.columns, block.lanes, groups, [&](int channel, const WideSum<acc_t>& sum) {
+    const acc_t rounded = static_cast<acc_t>(sum.result());
+    if (tasks.splits == 1) {
+      data.grad_weight.write(first_channel + channel, rounded);
+    } else if (tasks.clustered) {
+      block.row[channel] = rounded;
+    } else {
+      data.partials[tasks.split_of(task) * all_channels + first_channel + channel] = rounded;
+    }
+  });
+  if (tasks.clustered) {
+    sum_cluster<acc_t>(
+        groups.length / groups.inner, [](int rank) { return shared_memory_of<Block>(rank).row; },
+        [&](int channel, const WideSum<acc_t>& sum) {
+          data.grad_weight.write(first_channel + channel, static_cast<acc_t>(sum.result()));
+        });
+  }
+  __syncthreads();
+}
 
 template <typename Op, bool kShifted, typename scalar_t, typename acc_t>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     walk_planes(const PlaneWalk walk, const Operands<scalar_t, acc_t> data) {
   constexpr int kVector = Pack<scalar_t>::kSize;
-  __shared__ BlockSums<acc_t, kMaxThreads> block;
   const int thread = static_cast<int>(threadIdx.x);
 
-  for (int64_t task = blockIdx.x; task < walk.tasks(); task += gridDim.x) {
+  for (int64_t task = blockIdx.x; task < walk.tasks.count(); task += gridDim.x) {
+    const int64_t channel = walk.tasks.group_of(task);
     acc_t weight[kVector];
-    const acc_t slope = data.weight[walk.channel_of(task)];
+    const acc_t slope = data.weight[channel];
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       weight[i] = slope;
@@ -78,15 +112,11 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     }
     if constexpr (Op::kReduces) {
       total.flush();
+      auto& block = shared_memory<BlockSums<acc_t, kMaxThreads, 1>>();
       block.columns[thread] = total.wide[0];
-      __syncthreads();
       const int threads = static_cast<int>(blockDim.x);
-      sum_columns(
-          block.columns, block.lanes, {threads, 1, threads}, [&](int, const WideSum<acc_t>& sum) {
-            data.write_sum(
-                walk.splits, walk.split_of(task), walk.channels, walk.channel_of(task), sum);
-          });
-      __syncthreads();
+      finish_block(
+          block, {threads, 1, threads}, walk.tasks, task, channel, walk.tasks.groups, data);
     }
   }
 }
@@ -139,27 +169,28 @@ __device__ __forceinline__ void walk_pass(
 template <typename Op, bool kShifted, typename scalar_t, typename acc_t>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     walk_columns(const ColumnWalk walk, const Operands<scalar_t, acc_t> data) {
-  __shared__ BlockSums<acc_t, kMaxThreads * Pack<scalar_t>::kSize> block;
+  constexpr int kColumns = kMaxThreads * Pack<scalar_t>::kSize;
+  auto& block = shared_memory<BlockSums<acc_t, kColumns, kColumns>>();
 
-  for (int64_t task = blockIdx.x; task < walk.tasks(); task += gridDim.x) {
+  for (int64_t task = blockIdx.x; task < walk.tasks.count(); task += gridDim.x) {
     for (int pass = 0; pass < walk.passes; ++pass) {
       walk_pass<Op, kShifted>(walk, data, task, pass, block.columns);
     }
     if constexpr (Op::kReduces) {
-      __syncthreads();
       const int width = walk.width(task);
       const int length = width < walk.period ? width : walk.period;
-      sum_columns(
-          block.columns, block.lanes, {length, width / length, walk.inner},
-          [&](int channel, const WideSum<acc_t>& sum) {
-            data.write_sum(
-                walk.splits, walk.split_of(task), walk.channels, walk.first_channel(task) + channel,
-                sum);
-          });
-      __syncthreads();
+      finish_block(
+          block, {length, width / length, walk.inner}, walk.tasks, task, walk.first_channel(task),
+          walk.channels, data);
     }
   }
 }
+
+template <typename T>
+struct FinishSums {
+  WideSum<T> columns[kMaxFinishThreads];
+  WideSum<T> lanes[kMaxFinishThreads];
+};
 
 // grad_weight[c] = the sum of column c of partials, in the order of its rows.
 template <typename scalar_t, typename acc_t>
@@ -167,8 +198,7 @@ __global__ void __launch_bounds__(kMaxFinishThreads) finish_sums(
     const FinishPlan plan,
     const acc_t* partials,
     const ChannelOutput<scalar_t, acc_t> grad_weight) {
-  __shared__ WideSum<acc_t> columns[kMaxFinishThreads];
-  __shared__ WideSum<acc_t> lanes[kMaxFinishThreads];
+  auto& block = shared_memory<FinishSums<acc_t>>();
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t step = int64_t{gridDim.x} * plan.width;
 
@@ -182,10 +212,11 @@ __global__ void __launch_bounds__(kMaxFinishThreads) finish_sums(
         sum.add(partials[split * plan.channels + channel]);
       }
     }
-    columns[thread] = sum;
+    block.columns[thread] = sum;
     __syncthreads();
     sum_columns(
-        columns, lanes, {plan.width, plan.lanes, 1}, [&](int c, const WideSum<acc_t>& total) {
+        block.columns, block.lanes, {plan.width, plan.lanes, 1},
+        [&](int c, const WideSum<acc_t>& total) {
           if (first + c < plan.channels) {
             grad_weight.write(first + c, static_cast<acc_t>(total.result()));
           }

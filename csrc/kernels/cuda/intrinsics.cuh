@@ -4,6 +4,8 @@
 
 #if defined(__CUDACC__)
 
+#include <cooperative_groups.h>
+
 namespace torch_ext::cuda {
 
 // Ordinary 128-bit accesses of global memory. In assembly, because assignments were compiled to
@@ -23,6 +25,51 @@ __device__ __forceinline__ void store_128(void* target, uint4 value) {
                :
                : "l"(target), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
                : "memory");
+}
+
+// A block's shared memory for a T; the same one for every call in a kernel.
+template <typename T>
+__device__ __forceinline__ T& shared_memory() {
+  __shared__ T memory;
+  return memory;
+}
+
+// Clusters: blocks that run at the same time and see each other's shared memory (compute capability
+// 9.0 and newer; a launch plan for older devices has none, so what older code does is of no
+// account).
+__device__ __forceinline__ int cluster_blocks() {
+#if __CUDA_ARCH__ >= 900
+  return static_cast<int>(cooperative_groups::this_cluster().num_blocks());
+#else
+  return 1;
+#endif
+}
+
+__device__ __forceinline__ int cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+  return static_cast<int>(cooperative_groups::this_cluster().block_rank());
+#else
+  return 0;
+#endif
+}
+
+// All threads of all blocks of the cluster; what they wrote before, in shared memory too, is seen
+// behind it.
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  cooperative_groups::this_cluster().sync();
+#endif
+}
+
+// shared_memory<T>() of the cluster's block of this rank.
+template <typename T>
+__device__ __forceinline__ const T& shared_memory_of(int rank) {
+#if __CUDA_ARCH__ >= 900
+  return *cooperative_groups::this_cluster().map_shared_rank(
+      &shared_memory<T>(), static_cast<unsigned>(rank));
+#else
+  return shared_memory<T>();
+#endif
 }
 
 }  // namespace torch_ext::cuda

@@ -24,15 +24,16 @@ struct Tuning {
   int resident_threads;  // per SM that registers allow, in round figures
   int waves;             // blocks wanted, in multiples of what is resident at once
   int slots_per_thread;  // at least so many for each split of a sum, ...
-  int slots_unsplit;     // ... and up to so many without any split and second kernel
+  int slots_unsplit;     // ... and up to so many without a second kernel
+  int cluster;           // most blocks of a cluster, a power of two up to the portable 8; 1: none
   int run_bytes;         // longest run of a slope that is walked by columns
 };
 
 // First guesses, from bytes in flight and occupancy. What measurements change goes here.
 inline constexpr Tuning kTuning[] = {
-    {0, 256, 768, 4, 8, 16, 512},    // Turing, Ampere, Ada
-    {90, 256, 768, 4, 8, 16, 512},   // Hopper
-    {100, 256, 768, 4, 8, 16, 512},  // Blackwell
+    {0, 256, 768, 4, 8, 16, 1, 512},    // Turing, Ampere, Ada
+    {90, 256, 768, 4, 4, 64, 8, 512},   // Hopper
+    {100, 256, 768, 4, 4, 64, 8, 512},  // Blackwell
 };
 
 constexpr Tuning tuning_of(int arch) {
@@ -46,6 +47,7 @@ constexpr Tuning tuning_of(int arch) {
 struct Device {
   int sm_count;
   int threads_per_sm;
+  bool clusters;  // it has them, and so has the code that was built for it
 };
 
 // What a kernel is asked to do.
@@ -68,8 +70,11 @@ struct LaunchPlan {
   ColumnWalk columns;
   int64_t grid;
   int threads;
+  int cluster;  // blocks of a cluster; 1: none
   int64_t splits;
-  int64_t workspace_bytes;  // partial sums, a row of channels for each split; none for one split
+  int64_t workspace_bytes;  // partial sums, a row of channels for each split, ...
+
+  constexpr bool has_second_kernel() const { return workspace_bytes > 0; }  // ... which adds them
 };
 
 // The second kernel of a split sum: `width` channels of a block side by side, `lanes` threads each.
@@ -97,6 +102,10 @@ constexpr T round_down(T a, T b) {
   return a / b * b;
 }
 
+constexpr int64_t power_of_two_below(int64_t n) {
+  return static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(n)));
+}
+
 constexpr int64_t workspace_limit(const ChannelView& view, int element_bytes) {
   return std::max(view.numel() * element_bytes / 8 + 4 * view.channels, int64_t{4} << 20);
 }
@@ -109,27 +118,30 @@ constexpr int64_t max_shift(const Work& work, int64_t runs, int64_t pitch) {
   return runs <= 1 ? work.base : work.vector() - step + work.base % step;
 }
 
-// Into how many splits to cut `slots` visits of each thread, for `tasks` independent ones.
-constexpr int64_t split_count(
+// Into how many splits to cut `groups` independent ones of `slots` visits for each thread. What one
+// block or one cluster can do in reasonable time has no second kernel.
+constexpr Tasks split(
     const Work& work,
     const Tuning& tuning,
     const Device& device,
-    int64_t tasks,
+    int64_t groups,
     int threads,
     int64_t slots) {
   const int resident =
       std::max(std::min(tuning.resident_threads, device.threads_per_sm) / threads, 1);
-  const int64_t wanted = ceil_div(int64_t{tuning.waves} * resident * device.sm_count, tasks);
+  const int64_t wanted = ceil_div(int64_t{tuning.waves} * resident * device.sm_count, groups);
   if (!work.reduces) {
-    return std::clamp(wanted, int64_t{1}, slots);
+    return {groups, std::clamp(wanted, int64_t{1}, slots), false};
   }
-  if (slots <= tuning.slots_unsplit) {
-    return 1;
+  const int64_t useful = ceil_div(slots, int64_t{tuning.slots_per_thread});
+  const int64_t cluster = device.clusters ? tuning.cluster : 1;
+  if (slots <= cluster * tuning.slots_unsplit) {
+    const int64_t splits = power_of_two_below(std::min({wanted, cluster, useful}));
+    return {groups, splits, splits > 1};
   }
   const int64_t row_bytes = work.view.channels * work.sum_bytes;
   const int64_t allowed = workspace_limit(work.view, work.element_bytes) / row_bytes;
-  const int64_t useful = ceil_div(slots, int64_t{tuning.slots_per_thread});
-  return std::max(std::min({wanted, allowed, useful}), int64_t{1});
+  return {groups, std::max(std::min({wanted, allowed, useful}), int64_t{1}), false};
 }
 
 constexpr int block_size(int64_t slots, const Tuning& tuning) {
@@ -140,12 +152,18 @@ constexpr Memory memory_of(const Work& work) {
   return {work.view.numel(), work.base, work.shifted ? work.vector() : 0};
 }
 
+constexpr void launch_tasks(const Tasks& tasks, int threads, LaunchPlan& plan) {
+  plan.threads = threads;
+  plan.cluster = tasks.clustered ? static_cast<int>(tasks.splits) : 1;
+  plan.splits = tasks.splits;
+  plan.grid = std::min(tasks.count(), kMaxGrid);
+}
+
 constexpr LaunchPlan plan_planes(const Work& work, const Tuning& tuning, const Device& device) {
   const ChannelView& view = work.view;
   const int64_t shift = max_shift(work, view.outer * view.channels, view.inner);
   PlaneWalk walk{};
   walk.memory = memory_of(work);
-  walk.channels = view.channels;
   walk.inner = view.inner;
   walk.slots_per_plane = ceil_div(view.inner + shift, int64_t{work.vector()});
   walk.slots_per_channel = view.outer * walk.slots_per_plane;
@@ -153,16 +171,16 @@ constexpr LaunchPlan plan_planes(const Work& work, const Tuning& tuning, const D
 
   const int64_t threads = walk.threads;
   const int64_t visits = ceil_div(walk.slots_per_channel, threads);
-  walk.splits = split_count(work, tuning, device, view.channels, walk.threads, visits);
-  walk.slots_per_split = ceil_div(visits, walk.splits) * threads;
-  walk.splits = ceil_div(walk.slots_per_channel, walk.slots_per_split);
+  walk.tasks = split(work, tuning, device, view.channels, walk.threads, visits);
+  walk.slots_per_split = ceil_div(visits, walk.tasks.splits) * threads;
+  if (!walk.tasks.clustered) {  // a cluster may have an idle block
+    walk.tasks.splits = ceil_div(walk.slots_per_channel, walk.slots_per_split);
+  }
 
   LaunchPlan plan{};
   plan.traversal = Traversal::kPlanes;
   plan.planes = walk;
-  plan.threads = walk.threads;
-  plan.splits = walk.splits;
-  plan.grid = std::min(walk.tasks(), kMaxGrid);
+  launch_tasks(walk.tasks, walk.threads, plan);
   return plan;
 }
 
@@ -183,10 +201,11 @@ constexpr void shape_columns(const Work& work, int threads, ColumnWalk& walk) {
   merged = std::min(merged, round_up(view.outer, aligned_rows));
   if (view.outer * length <= room) {
     merged = view.outer;
+  } else if (merged == 0) {  // as many as leave few alignments to take turns
+    merged = power_of_two_below(std::max((threads - 1) * vector / length, int64_t{1}));
   }
   walk.segment_channels = view.channels;
-  if (merged == 0) {
-    merged = 1;
+  if (length > (threads - 1) * vector) {
     const bool shifts = work.base != 0 || aligned_rows > 1;
     const int64_t step = channel_step(work);
     const int64_t most = round_down((threads - (shifts ? 1 : 0)) * vector / view.inner, step);
@@ -195,7 +214,7 @@ constexpr void shape_columns(const Work& work, int threads, ColumnWalk& walk) {
       walk.segment_channels = round_up(ceil_div(view.channels, segments), step);
     }
   }
-  walk.segments = ceil_div(view.channels, walk.segment_channels);
+  walk.tasks.groups = ceil_div(view.channels, walk.segment_channels);
   walk.row_length = merged * length;
   walk.rows = ceil_div(view.outer, merged);
   walk.period = static_cast<int32_t>(std::min(length, threads * vector));
@@ -214,18 +233,15 @@ constexpr LaunchPlan plan_columns(const Work& work, const Tuning& tuning, const 
 
   // All rows of a pass must be aligned alike: splits * passes is a multiple of `classes`.
   const int64_t classes = walk.rows > 1 ? vector / std::gcd(vector, walk.row_length) : 1;
-  int64_t splits = split_count(work, tuning, device, walk.segments, threads, walk.rows);
-  splits = splits >= classes ? round_down(splits, classes)
-                             : static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(splits)));
-  walk.splits = splits;
+  walk.tasks = split(work, tuning, device, walk.tasks.groups, threads, walk.rows);
+  int64_t& splits = walk.tasks.splits;
+  splits = splits >= classes ? round_down(splits, classes) : power_of_two_below(splits);
   walk.passes = static_cast<int32_t>(std::max(classes / splits, int64_t{1}));
 
   LaunchPlan plan{};
   plan.traversal = Traversal::kColumns;
   plan.columns = walk;
-  plan.threads = threads;
-  plan.splits = splits;
-  plan.grid = std::min(walk.tasks(), kMaxGrid);
+  launch_tasks(walk.tasks, threads, plan);
   return plan;
 }
 
@@ -243,7 +259,7 @@ constexpr LaunchPlan plan_launch(const Work& work, const Tuning& tuning, const D
   LaunchPlan plan = plan_detail::walks_columns(work, tuning)
                         ? plan_detail::plan_columns(work, tuning, device)
                         : plan_detail::plan_planes(work, tuning, device);
-  if (work.reduces && plan.splits > 1) {
+  if (work.reduces && plan.splits > plan.cluster) {
     plan.workspace_bytes = plan.splits * work.view.channels * work.sum_bytes;
   }
   return plan;

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/reduction.cuh"
-
 namespace torch_ext::cuda {
 
 // Values of the channels: in the data's type or in the accumulation type. Which one is known at run
@@ -43,24 +41,10 @@ struct Operands {
   const scalar_t* grad_output;  // null, if the operation does not read it
   scalar_t* output;             // null: not wanted
   ChannelInput<scalar_t, acc_t> weight;
-  ChannelOutput<scalar_t, acc_t> grad_weight;  // where the sums are not split
-  acc_t* partials;                             // a row of channels for each split, where they are
+  ChannelOutput<scalar_t, acc_t> grad_weight;
+  acc_t* partials;  // a row of channels for each split, where a second kernel finishes
   int input_shift;  // elements from a 16-byte boundary to where the walk's slots start
   int grad_output_shift;
-
-  __device__ __forceinline__ void write_sum(
-      int64_t splits,
-      int64_t split,
-      int64_t channels,
-      int64_t channel,
-      const WideSum<acc_t>& sum) const {
-    const acc_t rounded = static_cast<acc_t>(sum.result());
-    if (splits == 1) {
-      grad_weight.write(channel, rounded);
-    } else {
-      partials[split * channels + channel] = rounded;
-    }
-  }
 };
 
 }  // namespace torch_ext::cuda

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/intrinsics.cuh"
+
 namespace torch_ext::cuda {
 
 // The second level of a sum. Its first level, chains of a few terms in T itself, keeps the error
@@ -106,6 +108,26 @@ __device__ __forceinline__ void sum_columns(
     }
     emit(thread, sum);
   }
+}
+
+// Adds the rows of sums that the blocks of a cluster hold in shared memory, in the order of their
+// ranks; row_of(rank) points to one, emit(channel, sum) is called once for each channel, by some
+// thread of some block. To be called by all threads of all of them; the rows may be written again
+// behind it.
+template <typename T, typename RowOf, typename Emit>
+__device__ __forceinline__ void sum_cluster(int channels, const RowOf& row_of, const Emit& emit) {
+  cluster_barrier();
+  const int blocks = cluster_blocks();
+  const int threads = static_cast<int>(blockDim.x);
+  const int first = cluster_rank() * threads + static_cast<int>(threadIdx.x);
+  for (int channel = first; channel < channels; channel += blocks * threads) {
+    WideSum<T> sum{};
+    for (int rank = 0; rank < blocks; ++rank) {
+      sum.add(row_of(rank)[channel]);
+    }
+    emit(channel, sum);
+  }
+  cluster_barrier();  // a block's memory lives as long as others read it
 }
 
 }  // namespace torch_ext::cuda

@@ -45,23 +45,34 @@ struct Memory {
   }
 };
 
+// The work of the blocks: groups (of channels, each of which has all its elements in one group),
+// cut into splits.
+struct Tasks {
+  int64_t groups;
+  int64_t splits;
+  bool clustered;  // the splits of a group are neighbouring tasks, and a cluster of blocks
+
+  constexpr int64_t count() const { return groups * splits; }
+  // Otherwise neighbouring tasks are neighbours in memory.
+  constexpr int64_t group_of(int64_t task) const {
+    return clustered ? task / splits : task % groups;
+  }
+  constexpr int64_t split_of(int64_t task) const {
+    return clustered ? task % splits : task / groups;
+  }
+};
+
 // Plane-wise: for long runs of one slope. A task is a split of a channel. The planes of a channel,
 // one behind the other and each cut into the same number of slots, make one sequence; a split is a
 // range of it, which the block's threads visit in turn. A shared slope is one plane.
 struct PlaneWalk {
   Memory memory;
-  int64_t channels;
+  Tasks tasks;  // a group is a channel
   int64_t inner;
   int64_t slots_per_plane;  // enough for the plane whose start is least aligned
   int64_t slots_per_channel;
   int64_t slots_per_split;  // a multiple of threads
-  int64_t splits;
   int32_t threads;
-
-  constexpr int64_t tasks() const { return channels * splits; }
-  // Neighbouring tasks are neighbours in memory.
-  constexpr int64_t channel_of(int64_t task) const { return task % channels; }
-  constexpr int64_t split_of(int64_t task) const { return task / channels; }
 };
 
 struct PlaneCursor {
@@ -74,16 +85,16 @@ struct PlaneCursor {
 };
 
 constexpr PlaneCursor first_slot(const PlaneWalk& walk, int64_t task, int thread) {
-  const int64_t begin = walk.split_of(task) * walk.slots_per_split;
+  const int64_t begin = walk.tasks.split_of(task) * walk.slots_per_split;
   const int64_t end = begin + walk.slots_per_split;
   const int64_t own = begin + thread;
-  const int64_t next_plane = walk.channels * walk.inner;
+  const int64_t next_plane = walk.tasks.groups * walk.inner;
   const int64_t plane = own / walk.slots_per_plane;
   const int64_t hops = walk.threads / walk.slots_per_plane;
   PlaneCursor cursor{};
   cursor.left = (end < walk.slots_per_channel ? end : walk.slots_per_channel) - own;
   cursor.slot = own - plane * walk.slots_per_plane;
-  cursor.start = plane * next_plane + walk.channel_of(task) * walk.inner;
+  cursor.start = plane * next_plane + walk.tasks.group_of(task) * walk.inner;
   cursor.hop_slots = walk.threads - hops * walk.slots_per_plane;
   cursor.hop_planes = hops * next_plane;
   cursor.next_plane = next_plane;
@@ -121,27 +132,23 @@ constexpr Slot next_slot(const PlaneWalk& walk, PlaneCursor& cursor) {
 // splits.
 struct ColumnWalk {
   Memory memory;
+  Tasks tasks;  // a group is a segment
   int64_t channels;
   int64_t row_length;
   int64_t rows;  // the last one may be incomplete, if it is a merged one
   int64_t segment_channels;
-  int64_t segments;
-  int64_t splits;
   int32_t passes;
   int32_t inner;
   int32_t
       period;  // columns after which a segment's channels repeat; at least its width if they do not
 
-  constexpr int64_t tasks() const { return segments * splits; }
-  constexpr int64_t segment_of(int64_t task) const { return task % segments; }
-  constexpr int64_t split_of(int64_t task) const { return task / segments; }
-  constexpr int64_t stride() const { return splits * passes; }
+  constexpr int64_t stride() const { return tasks.splits * passes; }
   constexpr int64_t first_channel(int64_t task) const {
-    return segment_of(task) * segment_channels;
+    return tasks.group_of(task) * segment_channels;
   }
   constexpr int32_t width(int64_t task) const {
     const int64_t begin = first_channel(task) * inner;
-    const int64_t full = segments == 1 ? row_length : segment_channels * inner;
+    const int64_t full = tasks.groups == 1 ? row_length : segment_channels * inner;
     return static_cast<int32_t>(row_length - begin < full ? row_length - begin : full);
   }
 };
@@ -158,7 +165,7 @@ struct ColumnCursor {
 
 template <int kVector>
 constexpr ColumnCursor first_slot(const ColumnWalk& walk, int64_t task, int pass, int thread) {
-  const int64_t row = walk.split_of(task) + pass * walk.splits;
+  const int64_t row = walk.tasks.split_of(task) + pass * walk.tasks.splits;
   const int64_t start = row * walk.row_length + walk.first_channel(task) * walk.inner;
   const int32_t column = thread * kVector - walk.memory.template shift<kVector>(start);
   const int32_t left = walk.width(task) - column;
@@ -224,7 +231,7 @@ constexpr int64_t position_after(const Walk& walk, Cursor cursor, int visits) {
 // Two channels, two planes each, of kBig elements; the second channel, from its first plane's last
 // slot.
 constexpr int64_t plane_position(int visits) {
-  const PlaneWalk walk{{4 * kBig, 0, 0}, 2, kBig, kBig / 4, kBig / 2, kBig / 2, 1, 256};
+  const PlaneWalk walk{{4 * kBig, 0, 0}, {2, 1, false}, kBig, kBig / 4, kBig / 2, kBig / 2, 256};
   PlaneCursor cursor = first_slot(walk, 1, 0);
   cursor.slot = walk.slots_per_plane - 1;
   return position_after(walk, cursor, visits);
@@ -234,7 +241,7 @@ static_assert(plane_position(1) == 3 * kBig + 255 * 4);
 
 // Rows of kBig channels in segments of 1024; the last segment.
 constexpr int64_t column_position(int visits) {
-  const ColumnWalk walk{{3 * kBig, 0, 0}, kBig, kBig, 3, 1024, kBig / 1024, 1, 1, 1, 1024};
+  const ColumnWalk walk{{3 * kBig, 0, 0}, {kBig / 1024, 1, false}, kBig, kBig, 3, 1024, 1, 1, 1024};
   return position_after(walk, first_slot<4>(walk, kBig / 1024 - 1, 0, 0), visits);
 }
 static_assert(column_position(0) == kBig - 1024);
