@@ -188,6 +188,8 @@ CASE_BY_NAME = {case.name: case for case in CASES + EMPTY_CASES}
 
 # ---- Values ------------------------------------------------------------------------------------
 
+default_device = "cpu"  # of values whose caller names none; the fixture `on_device` changes it
+
 
 def _signs(shape, generator):
     """As many positive as negative ones, shuffled."""
@@ -197,50 +199,51 @@ def _signs(shape, generator):
     return signs[torch.randperm(count, generator=generator)].reshape(shape)
 
 
-def random_values(shape, dtype, device="cpu", seed=0, zeros=True):
+def random_values(shape, dtype, device=None, seed=0, zeros=True):
     """Half negative, half positive, at least 0.05 from zero; or, one in sixteen, a zero."""
     generator = torch.Generator().manual_seed(seed)
     magnitude = torch.randn(shape, generator=generator, dtype=torch.float64).abs() + 0.05
     if zeros and magnitude.numel() >= 16:
         magnitude *= torch.rand(shape, generator=generator) >= 1 / 16
-    return (magnitude * _signs(shape, generator)).to(device, dtype)
+    return (magnitude * _signs(shape, generator)).to(device or default_device, dtype)
 
 
-def integer_values(shape, dtype, device="cpu", seed=0, largest=4):
+def integer_values(shape, dtype, device=None, seed=0, largest=4):
     """Small integers other than zero: products and sums are exact in any order and dtype."""
     generator = torch.Generator().manual_seed(seed)
     magnitude = torch.randint(1, largest + 1, shape, generator=generator).double()
-    return (magnitude * _signs(shape, generator)).to(device, dtype)
+    return (magnitude * _signs(shape, generator)).to(device or default_device, dtype)
 
 
-def special_values(dtype, device="cpu"):
+def special_values(dtype, device=None):
     """Sixteen: both zeros, denormals, the smallest and largest normal numbers, Inf, NaN."""
     info = torch.finfo(dtype)
     positive = [0.0, info.tiny * info.eps, info.tiny, 0.3, 1.0, info.max, math.inf]
     values = [*positive, *(-value for value in positive), 3.0, math.nan]
-    return torch.tensor(values, dtype=torch.float64).to(device, dtype)
+    return torch.tensor(values, dtype=torch.float64).to(device or default_device, dtype)
 
 
-def slope_tensors(shape, dtype, device="cpu", values=SLOPES):
+def slope_tensors(shape, dtype, device=None, values=SLOPES):
     """Weights of this shape that together hold every value."""
     count = math.prod(shape)
     for start in range(0, len(values), max(count, 1)):
         chosen = [values[(start + i) % len(values)] for i in range(count)]
-        yield torch.tensor(chosen, dtype=torch.float64).reshape(shape).to(device, dtype)
+        slopes = torch.tensor(chosen, dtype=torch.float64).reshape(shape)
+        yield slopes.to(device or default_device, dtype)
 
 
-def case_weights(case, dtype, device="cpu"):
+def case_weights(case, dtype, device=None):
     """Every slope; only a few for a large input that shares one."""
     few = math.prod(case.shape) > 10_000 * math.prod(case.slopes)
     return slope_tensors(case.slopes, dtype, device, (-0.5, 2.0, math.inf) if few else SLOPES)
 
 
-def finite_slopes(shape, dtype, device="cpu"):
+def finite_slopes(shape, dtype, device=None):
     """One weight of this shape: negative, above one, zero and in between."""
     return next(slope_tensors(shape, dtype, device, (-0.5, 0.25, 2.0, -1.0, 0.3, 0.0)))
 
 
-def case_inputs(case, dtype, device="cpu", values=random_values, **options):
+def case_inputs(case, dtype, device=None, values=random_values, **options):
     """The case's input; a tiny one, which cannot hold both signs, also with the other sign."""
     input = case.layout(values(case.shape, dtype, device, seed=case.seed, **options))
     return [input] if input.numel() >= 16 else [input, case.layout(-input)]

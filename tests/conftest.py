@@ -1,10 +1,20 @@
+import os
+
+import cases
 import pytest
 import torch
 from cases import CASES, DTYPE_PAIRS, DTYPES, MIXED
+from default_device import DefaultDevice
 
 import torch_ext
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+if chosen := os.environ.get("TORCH_EXT_TEST_DEVICES"):  # `make gpu` tests CUDA alone
+    DEVICES = chosen.split(",")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cpu_only(reason): of a file that uses `on_device`")
 
 
 def _dtype_name(dtype):
@@ -22,6 +32,19 @@ def device(request):
     if request.param == "cuda" and not torch_ext.build_info()["cuda"]:
         pytest.skip("this torch_ext was built without CUDA")
     return request.param
+
+
+@pytest.fixture
+def on_device(request, device, monkeypatch):
+    """What the test makes without naming a device is made on this one, random numbers too."""
+    if device != "cpu" and (only := request.node.get_closest_marker("cpu_only")):
+        pytest.skip(only.args[0])
+    if device == "cpu":
+        yield device
+        return
+    monkeypatch.setattr(cases, "default_device", device)
+    with DefaultDevice(device):
+        yield device
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)

@@ -11,7 +11,7 @@ from torch import nn
 import torch_ext
 from torch_ext import ActivationMonitor
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("on_device")]
 
 
 class Residual(nn.Module):

@@ -22,7 +22,7 @@ import torch_ext
 
 pytestmark = [
     pytest.mark.contract,
-    pytest.mark.usefixtures("stock_before_and_after"),
+    pytest.mark.usefixtures("on_device", "stock_before_and_after"),
     pytest.mark.filterwarnings(r"ignore:.torch\.jit\.\w+. is deprecated"),
 ]
 
@@ -112,6 +112,7 @@ def saved_and_loaded(compiled):
     return torch.jit.load(buffer)
 
 
+@pytest.mark.cpu_only("TorchScript fuses operators on a GPU")
 @pytest.mark.parametrize("loaded", (False, True), ids=("made", "loaded"))
 @pytest.mark.parametrize("how", ("script", "trace"))
 def test_scriptmodules_run_our_kernels(how, loaded):
@@ -194,6 +195,7 @@ def test_our_own_operator_keeps_its_mixed_dtypes(mixed_dtypes):
         assert_same_bits(one, other)
 
 
+@pytest.mark.cpu_only("quantized and MKL-DNN tensors are the CPU's")
 @pytest.mark.filterwarnings("ignore")  # torch's own, about quantized and nested tensors
 @pytest.mark.parametrize("call", (F.prelu, torch_ext.prelu))
 def test_other_layouts_reach_stock_and_do_not_run_in_circles(call):

@@ -16,7 +16,7 @@ from reference import assert_both_branches, assert_same_bits
 
 import torch_ext
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("stock_before_and_after")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("on_device", "stock_before_and_after")]
 
 
 def step():

@@ -7,7 +7,7 @@ from torch import nn
 
 from torch_ext import parametrize_relu, slope_parameters
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("on_device")]
 
 
 class TwoInputs(nn.Module):

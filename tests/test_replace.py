@@ -11,7 +11,7 @@ from torch import nn
 import torch_ext
 from torch_ext import replace_prelu, restore_prelu
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("on_device")]
 
 # ---- What is swapped, and back -------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from torch import nn
 import torch_ext
 from torch_ext import replace_prelu, restore_prelu
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("on_device")]
 
 
 def test_a_subclass_that_inherits_forward_stays_an_instance_of_itself():
