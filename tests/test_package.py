@@ -1,43 +1,24 @@
-"""The package around the operator: what it says about itself, when it loads and when it refuses to,
-and how C++ programs use it as it is installed."""
+"""The package around the operator: what it says about itself, what importing it does, and when it
+refuses to load."""
 
 import ast
 import ctypes
 import importlib.metadata
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from installed import LIBRARY, LIBRARY_NAME, PACKAGE, REPOSITORY, openmp_runtimes, run_python
 
 import torch_ext
 
-PACKAGE = Path(torch_ext.__file__).parent
-LIBRARY_NAME = "lib/libtorch_ext.so"
-LIBRARY = PACKAGE / LIBRARY_NAME
-REPOSITORY = Path(__file__).parent.parent
 TORCH_MINOR = ".".join(torch.__version__.split(".")[:2])
 
 contract = pytest.mark.contract
-
-
-def run_python(program, *arguments):
-    """What a program prints in a fresh interpreter that imports this torch_ext."""
-    result = subprocess.run(
-        [sys.executable, *arguments, *(["-c", program] if program else [])],
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), "LD_LIBRARY_PATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
 
 # ---- What it says about itself -----------------------------------------------------------------
 
@@ -182,10 +163,6 @@ def test_importing_it_takes_no_gpu_context(clean_import):
     assert not clean_import["cuda"]
 
 
-def openmp_runtimes(paths):
-    return {path for path in paths if re.search(r"/lib(gomp|omp|iomp5)\b[^/]*$", path)}
-
-
 @contract
 def test_one_openmp_runtime_is_in_the_process(clean_import):
     assert len(openmp_runtimes(clean_import["mapped"])) == 1
@@ -312,144 +289,3 @@ def test_a_corrupt_library_is_an_import_error_with_the_loaders_reason_and_the_or
     assert "does not load" in refusal["message"]
     assert re.search("invalid ELF header|file too short", refusal["message"])
     assert "OSError" in refusal["cause"]
-
-
-# ---- The library, as the linker sees it --------------------------------------------------------
-
-
-def tool(name):
-    """A program of the environment or of the system."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return shutil.which(name, path=path) or pytest.skip(f"{name} is not installed")
-
-
-def output_of(*command, **options):
-    result = subprocess.run(
-        [str(part) for part in command], check=False, capture_output=True, text=True, **options
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def needed_libraries(path):
-    return re.findall(r"\(NEEDED\).*\[(.*)\]", output_of(tool("readelf"), "-d", path))
-
-
-@contract
-def test_the_operator_library_has_no_python_in_it():
-    needed = needed_libraries(LIBRARY)
-    assert "libtorch_cpu.so" in needed
-    assert not [name for name in needed if "python" in name]
-
-
-@contract
-@pytest.mark.skipif(torch_ext.build_info()["cuda"] is not None, reason="a CUDA build needs CUDA")
-def test_a_cpu_build_needs_no_cuda():
-    assert not [
-        name for name in needed_libraries(LIBRARY) if "cuda" in name or name == "libtorch.so"
-    ]
-
-
-def test_the_library_shows_the_symbols_of_torch_ext_only():
-    symbols = output_of(tool("nm"), "-DC", "--defined-only", LIBRARY).splitlines()
-    names = [line.split(maxsplit=2)[2] for line in symbols]
-    assert "torch_ext::version()" in names
-    assert [name for name in names if not name.startswith("torch_ext::")] == []
-
-
-@contract
-def test_the_library_loads_by_itself_without_python():
-    """By a plain dlopen, before torch: it finds torch's libraries by its own RPATH."""
-    mapped = run_python(
-        f"import ctypes; ctypes.CDLL({str(LIBRARY)!r})\nprint(open('/proc/self/maps').read())"
-    )
-    assert "libtorch_cpu.so" in mapped
-    assert "libtorch_python" not in mapped
-
-
-# ---- C++ programs that use the installed package -----------------------------------------------
-
-
-def cmake_build(source, build):
-    """Configures and builds as examples/cpp/README.md says."""
-    environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
-    tool("c++")
-    output_of(
-        tool("cmake"), "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-        f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}", env=environment,
-    )  # fmt: skip
-    output_of(tool("cmake"), "--build", build, env=environment)
-
-
-def without_library_path():
-    return {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
-
-
-def linked_libraries(program):
-    """What the loader opens for a program: name -> path."""
-    output = output_of(tool("ldd"), program, env=without_library_path())
-    assert "not found" not in output
-    return dict(re.findall(r"(\S+) => (\S+)", output))
-
-
-def test_cmake_prefix_path_holds_the_config():
-    prefix = torch_ext.cmake_prefix_path
-    assert isinstance(prefix, str)
-    assert (Path(prefix) / "lib/cmake/torch_ext/torch_ext-config.cmake").is_file()
-    assert (Path(prefix) / "include/torch_ext/prelu.h").is_file()
-    assert (Path(prefix) / "include/torch_ext/nn.h").is_file()
-
-
-@pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    build = tmp_path_factory.mktemp("example")
-    cmake_build(REPOSITORY / "examples" / "cpp", build)
-    return build / "spirals"
-
-
-def test_the_cpp_example_trains_and_hands_its_state_to_stock(example, tmp_path):
-    output = output_of(example, cwd=tmp_path, env=without_library_path())
-    losses = [float(loss) for loss in re.findall(r"loss (\S+)", output)]
-    assert losses[-1] < 0.2 * losses[0]
-    assert "outputs identical" in output
-    assert (tmp_path / "spirals.pt").is_file()
-
-
-def test_the_cpp_example_runs_with_one_openmp_runtime_and_without_python(example):
-    libraries = linked_libraries(example)
-    assert Path(libraries["libtorch_ext.so"]).samefile(LIBRARY)
-    assert len(openmp_runtimes(libraries.values())) == 1
-    assert not [name for name in libraries if "python" in name]
-
-
-DISPATCHER_ONLY = """
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/ones.h>
-
-#include <cstdio>
-
-int main() {
-  const auto prelu = c10::Dispatcher::singleton()
-                         .findSchemaOrThrow("torch_ext::prelu", "")
-                         .typed<at::Tensor(const at::Tensor&, const at::Tensor&)>();
-  std::printf("%g\\n", prelu.call(at::ones({3}).neg(), at::ones({1})).sum().item<double>());
-}
-"""
-
-DISPATCHER_ONLY_CMAKE = """
-cmake_minimum_required(VERSION 3.18)
-project(dispatcher_only LANGUAGES CXX)
-find_package(torch_ext CONFIG REQUIRED)
-add_executable(dispatcher_only main.cpp)
-target_link_options(dispatcher_only PRIVATE LINKER:--as-needed)
-target_link_libraries(dispatcher_only PRIVATE torch_ext::torch_ext)
-"""
-
-
-def test_a_program_that_only_asks_the_dispatcher_finds_the_operator(tmp_path):
-    """It uses no symbol of ours, so a linker that drops unneeded libraries would drop this one."""
-    (tmp_path / "main.cpp").write_text(DISPATCHER_ONLY)
-    (tmp_path / "CMakeLists.txt").write_text(DISPATCHER_ONLY_CMAKE)
-    cmake_build(tmp_path, tmp_path / "build")
-    program = tmp_path / "build" / "dispatcher_only"
-    assert output_of(program, env=without_library_path()).strip() == "-3"

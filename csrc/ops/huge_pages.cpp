@@ -23,11 +23,12 @@ void advise_huge_pages(const at::Tensor& fresh) {
     return;
   }
   // Whole huge pages inside the tensor only: the pages at its ends may be shared with others.
-  const auto begin = reinterpret_cast<uintptr_t>(fresh.mutable_data_ptr());
+  auto* const data = static_cast<char*>(fresh.mutable_data_ptr());
+  const auto begin = reinterpret_cast<uintptr_t>(data);
   const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t last = (begin + bytes) / kHugePage * kHugePage;
   if (first < last) {
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+    madvise(data + (first - begin), last - first, MADV_HUGEPAGE);
   }
 }
 

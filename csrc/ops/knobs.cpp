@@ -7,7 +7,7 @@ namespace torch_ext {
 namespace {
 
 bool environment_flag(const char* name, bool otherwise) {
-  const char* value = std::getenv(name);
+  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): as PyTorch reads its own
   return value == nullptr || *value == '\0' ? otherwise : std::string_view(value) != "0";
 }
 

@@ -63,10 +63,9 @@ __device__ __forceinline__ void cluster_barrier() {
 
 // shared_memory<T>() of the cluster's block of this rank.
 template <typename T>
-__device__ __forceinline__ const T& shared_memory_of(int rank) {
+__device__ __forceinline__ const T& shared_memory_of([[maybe_unused]] int rank) {
 #if __CUDA_ARCH__ >= 900
-  return *cooperative_groups::this_cluster().map_shared_rank(
-      &shared_memory<T>(), static_cast<unsigned>(rank));
+  return *cooperative_groups::this_cluster().map_shared_rank(&shared_memory<T>(), rank);
 #else
   return shared_memory<T>();
 #endif
