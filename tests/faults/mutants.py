@@ -1,0 +1,517 @@
+"""The tests, tested: changes of the product that break one rule each, and the tests that notice.
+
+    make mutants                        all of them; a table of what killed each
+    make mutants MUTANTS="--only tail"  those whose rule or file has the word
+
+A mutant is planted in a copy of the sources, which is rebuilt where it has to be, and its tests run
+until the first one fails. One that nothing kills is an error, and so is one whose text is no longer
+there. (Faults of the CUDA kernels have a table of their own, table.py, which `make test` runs.)
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from plant import ROOT, NotPlanted
+from tqdm import tqdm
+
+COPY = ROOT / "build" / "mutants"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One rule, broken in one place."""
+
+    rule: str
+    file: str
+    old: str
+    new: str
+    tests: str  # files of tests/, or a C++ test of the build
+
+
+_MATH = "csrc/kernels/prelu_math.h"
+_CPU = "csrc/kernels/cpu"
+_LANES = f"{_CPU}/lanes.h"
+_ARGS = "csrc/ops/prelu_args.cpp"
+_AUTOGRAD = "csrc/ops/prelu_autograd.cpp"
+_COMPOSITE = "csrc/ops/prelu_composite.cpp"
+
+MUTANTS = (
+    # ---- Values ---------------------------------------------------------------------------------
+    Mutant(
+        "x = 0 takes the slope's side",
+        _LANES,
+        "x > Vec(typename Wide::acc_t(0))",
+        "x >= Vec(typename Wide::acc_t(0))",
+        "test_special_values.py",
+    ),
+    Mutant(
+        "NaN takes the slope's side, in 16 bits",
+        _LANES,
+        "return stored + int16_t(0x7FFF) < int16_t(INT16_MIN + kInfinity);",
+        "return stored > int16_t(0);",
+        "test_special_values.py",
+    ),
+    Mutant(
+        "sides are chosen by the input, not the output",
+        _MATH,
+        "return Select<T>::by_sign(x, x, weight * x);",
+        "return Select<T>::by_sign(weight * x, x, weight * x);",
+        "test_contract.py",
+    ),
+    Mutant(
+        "grad_input's side is chosen by the input",
+        _MATH,
+        "by_sign(x, grad_output, weight * grad_output)",
+        "by_sign(grad_output, grad_output, weight * grad_output)",
+        "test_values.py",
+    ),
+    Mutant(
+        "grad_weight's side is chosen by the input",
+        _MATH,
+        "product_unless_positive(x, grad_output)",
+        "product_unless_positive(grad_output, x)",
+        "test_values.py",
+    ),
+    Mutant(
+        "a select, not a mask that multiplies infinities",
+        _LANES,
+        "product.vec[v] = by_sign(wide_x.vec[v], Vec(0), product.vec[v]);",
+        "product.vec[v] = product.vec[v] * by_sign(wide_x.vec[v], Vec(0), Vec(1));",
+        "test_special_values.py",
+    ),
+    Mutant(
+        "bfloat16 is rounded to even",
+        _LANES,
+        "bits + 0x7FFFu + (bits >> 16 & 1u)",
+        "bits + 0x8000u",
+        "test_values.py",
+    ),
+    Mutant(
+        "a NaN slope's bits do not turn into infinity",
+        _LANES,
+        "WideStep::kEvenOdd && std::isnan(value)",
+        "false && std::isnan(value)",
+        "channelwise_test",
+    ),
+    # ---- Sums -----------------------------------------------------------------------------------
+    Mutant(
+        "sums leave float32 after short chains",
+        f"{_CPU}/sums.h",
+        "inline constexpr int kChain = 12;",
+        "inline constexpr int kChain = 16;",
+        "test_error_bound.py",
+    ),
+    Mutant(
+        "sums of float64 carry what rounding lost",
+        _LANES,
+        "    correction_ = correction_ + next.error;\n",
+        "",
+        "test_accuracy.py",
+    ),
+    Mutant(
+        "an infinite sum stays infinite",
+        f"{_CPU}/sums.h",
+        "return std::isfinite(value) ? value + correction : value;",
+        "return value + correction;",
+        "test_special_values.py",
+    ),
+    Mutant(
+        "products are summed unrounded",
+        _LANES,
+        "Wide product = wide_x * other.widened();",
+        "Wide product = (wide_x * other).widened();",
+        "test_accuracy.py test_exact_sums.py",
+    ),
+    Mutant(
+        "every split is added",
+        f"{_CPU}/prelu.h",
+        "for (int64_t split = 0; split < splits; ++split) {",
+        "for (int64_t split = 1; split < splits; ++split) {",
+        "test_exact_sums.py",
+    ),
+    Mutant(
+        "sums begin at zero",
+        f"{_CPU}/scratch.h",
+        "      new (data() + i) T();\n",
+        "      (void)i;\n",
+        "test_exact_sums.py",
+    ),
+    Mutant(
+        "bits do not depend on threads",
+        "csrc/ops/prelu_cpu.cpp",
+        "const cpu::ChannelTasks tasks(args.view(), sizeof(scalar_t), grad_weight.defined());",
+        "cpu::ChannelView view = args.view();\n"
+        "  if (view.channels == 1 && view.numel() % at::get_num_threads() == 0) {\n"
+        "    view = {at::get_num_threads(), 1, view.numel() / at::get_num_threads()};\n"
+        "  }\n"
+        "  const cpu::ChannelTasks tasks(view, sizeof(scalar_t), grad_weight.defined());",
+        "test_determinism.py",
+    ),
+    # ---- Walks ----------------------------------------------------------------------------------
+    Mutant(
+        "tasks cover what does not divide",
+        f"{_CPU}/channel_tasks.h",
+        "row_blocks_ = ceil_div(rows_, row_block_);",
+        "row_blocks_ = std::max<int64_t>(rows_ / row_block_, 1);",
+        "channelwise_test",
+    ),
+    Mutant(
+        "the end of a plane is computed",
+        f"{_CPU}/planes.h",
+        "    if (tail == 0) {\n",
+        "    if (tail < Step::kSize) {\n",
+        "test_layouts.py",
+    ),
+    Mutant(
+        "the end of a plane is summed once",
+        f"{_CPU}/planes.h",
+        "tail > 0 ? chains[kSteps - 1].last(tail) : chains[kSteps - 1];",
+        "chains[kSteps - 1];",
+        "test_exact_sums.py",
+    ),
+    Mutant(
+        "the end of a row of columns is summed once",
+        f"{_CPU}/steps.h",
+        "chain = chain + terms.last(count);",
+        "chain = chain + terms;",
+        "test_exact_sums.py",
+    ),
+    Mutant(
+        "positions have 64 bits",
+        f"{_CPU}/channel_tasks.h",
+        "constexpr int64_t row_size() const {",
+        "constexpr int32_t row_size() const {",
+        "channelwise_test",
+    ),
+    # ---- Layouts --------------------------------------------------------------------------------
+    Mutant(
+        "grad_output's strides are its own",
+        _ARGS,
+        "return same_memory_order(grad_output, input_) ? grad_output",
+        "return true ? grad_output",
+        "test_layouts.py",
+    ),
+    Mutant(
+        "channels are dimension 1 wherever it lies in memory",
+        _ARGS,
+        "(dense.stride(d) > dense.stride(1) ? view.outer : view.inner)",
+        "(d < 1 ? view.outer : view.inner)",
+        "test_layouts.py",
+    ),
+    Mutant(
+        "channels are not the last dimension",
+        _ARGS,
+        "input.dim() > 1 ? input.sym_size(1) : c10::SymInt(1);",
+        "input.dim() > 1 ? input.sym_size(-1) : c10::SymInt(1);",
+        "test_values.py",
+    ),
+    Mutant(
+        "gaps in memory are not read",
+        _ARGS,
+        "input_ = input.is_non_overlapping_and_dense() ? input : empty_output(input).copy_(input);",
+        "input_ = input;",
+        "test_layouts.py",
+    ),
+    Mutant(
+        "a slope may have any stride",
+        _ARGS,
+        "weight_ = weight.contiguous();",
+        "weight_ = weight;",
+        "test_layouts.py",
+    ),
+    Mutant(
+        "the fake kernel has the real one's strides",
+        "csrc/ops/prelu.cpp",
+        '  check_prelu_args(input, weight, "prelu_meta");\n  return empty_output(input);',
+        '  check_prelu_args(input, weight, "prelu_meta");\n'
+        "  return at::empty_like(input, at::MemoryFormat::Contiguous);",
+        "test_dispatcher.py",
+    ),
+    Mutant(
+        "an empty input has a gradient of zeros",
+        "csrc/ops/prelu_cpu.cpp",
+        "      grad_weight.zero_();\n",
+        "      grad_weight.fill_(1);\n",
+        "test_contract.py",
+    ),
+    # ---- Arguments ------------------------------------------------------------------------------
+    Mutant(
+        "float32 slopes are for 16-bit data",
+        _ARGS,
+        "return is_16_bit(input) && weight == at::kFloat;",
+        "return weight == at::kFloat;",
+        "test_errors.py",
+    ),
+    Mutant(
+        "as many slopes as channels",
+        _ARGS,
+        "channels == weight.sym_numel(),",
+        "channels >= weight.sym_numel(),",
+        "test_errors.py",
+    ),
+    Mutant(
+        "slopes have at most one dimension",
+        _ARGS,
+        "      weight.dim() <= 1,\n",
+        "      weight.dim() <= 2,\n",
+        "test_errors.py",
+    ),
+    Mutant(
+        "one device",
+        _ARGS,
+        "      input.device() == weight.device(),\n",
+        "      true,\n",
+        "test_errors.py",
+    ),
+    Mutant(
+        "grad_output has the input's shape",
+        _ARGS,
+        "      grad_output.sym_sizes() == input.sym_sizes(),\n",
+        "      grad_output.sym_numel() == input.sym_numel(),\n",
+        "test_errors.py",
+    ),
+    # ---- Autograd -------------------------------------------------------------------------------
+    Mutant(
+        "input and weight are saved, and nothing else",
+        _AUTOGRAD,
+        "node->ctx_.save_for_backward({input, weight});",
+        "node->ctx_.save_for_backward({input, weight, input.detach()});",
+        "test_contract.py",
+    ),
+    Mutant(
+        "saved through hooks, not beside them",
+        _AUTOGRAD,
+        "node->ctx_.save_for_backward({input, weight});",
+        "node->ctx_.save_for_backward({input, weight.detach()});",
+        "test_contract.py test_autograd.py",
+    ),
+    Mutant(
+        "an undefined gradient is passed on",
+        _AUTOGRAD,
+        "    if (!grads[0].defined()) {\n",
+        "    if (false) {\n",
+        "test_contract.py test_autograd.py test_hooks.py",
+    ),
+    Mutant(
+        "what nobody asks for is not computed",
+        _AUTOGRAD,
+        "{ctx->needs_input_grad(0), ctx->needs_input_grad(1)});\n    return {grad_input, grad_weight};",
+        "{true, true});\n    return {grad_input, grad_weight};",
+        "test_autograd.py",
+    ),
+    Mutant(
+        "second order takes the slope's side at 0",
+        _COMPOSITE,
+        "return at::where(input > 0, 0, values);",
+        "return at::where(input >= 0, 0, values);",
+        "test_second_order.py",
+    ),
+    Mutant(
+        "forward mode takes the slope's side at 0",
+        _COMPOSITE,
+        "return at::where(input > 0, 1, along_channels(",
+        "return at::where(input >= 0, 1, along_channels(",
+        "test_second_order.py",
+    ),
+    Mutant(
+        "composites compute 16-bit data in float32",
+        _COMPOSITE,
+        "return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;",
+        "return input.scalar_type();",
+        "test_vmap.py test_second_order.py",
+    ),
+    Mutant(
+        "tangents are seen",
+        _AUTOGRAD,
+        "return t._fw_grad(/*level=*/0).defined();",
+        "return t.defined() && false;",
+        "test_forward_mode.py",
+    ),
+    Mutant(
+        "transforms are seen",
+        _AUTOGRAD,
+        "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return true;",
+        "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return false;",
+        "test_transforms.py",
+    ),
+    # ---- Around the operators -------------------------------------------------------------------
+    Mutant(
+        "autocast keeps a float32 slope",
+        "csrc/ops/prelu_autocast.cpp",
+        "keep_weight ? weight : at::autocast",
+        "false ? weight : at::autocast",
+        "test_autocast.py",
+    ),
+    Mutant(
+        "an override that is closed does nothing",
+        "csrc/ops/override_aten.cpp",
+        "open_overrides().load(std::memory_order_relaxed) > 0 &&",
+        "open_overrides().load(std::memory_order_relaxed) >= 0 &&",
+        "test_override_aten_context.py test_override_aten.py",
+    ),
+    Mutant(
+        "recorded graphs do not know an override",
+        "csrc/ops/override_aten.cpp",
+        "         !is_being_recorded();",
+        "         true;",
+        "test_override_aten_modes.py",
+    ),
+    Mutant(
+        "kernels take any strides, and say so",
+        "csrc/ops/prelu.cpp",
+        "tags{at::Tag::pt2_compliant_tag, at::Tag::flexible_layout};",
+        "tags{at::Tag::pt2_compliant_tag};",
+        "test_dispatcher.py",
+    ),
+    # ---- CUDA, from its source ------------------------------------------------------------------
+    Mutant(
+        "kernels run on the current stream",
+        "csrc/ops/prelu_cuda.cu",
+        "config.stream = c10::cuda::getCurrentCUDAStream();",
+        "config.stream = nullptr;",
+        "test_source_rules.py",
+    ),
+    Mutant(
+        "launches are checked",
+        "csrc/ops/prelu_cuda.cu",
+        "C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));",
+        "cudaLaunchKernelEx(&config, kernel, arguments...);",
+        "test_source_rules.py",
+    ),
+    # ---- Python ---------------------------------------------------------------------------------
+    Mutant(
+        "a swap leaves swapped modules alone",
+        "torch_ext/replace.py",
+        "if not isinstance(module, nn.PReLU) or isinstance(module, PReLU):",
+        "if not isinstance(module, nn.PReLU):",
+        "test_replace.py",
+    ),
+    Mutant(
+        "the filter is asked",
+        "torch_ext/replace.py",
+        "if filter_fn is not None and not filter_fn(module, name):",
+        "if False and not filter_fn(module, name):",
+        "test_replace.py test_replace_report.py",
+    ),
+)
+
+
+class Tree:
+    """A built copy of the sources, in which mutants are planted one after the other."""
+
+    def __init__(self) -> None:
+        files = subprocess.check_output(
+            ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT
+        ).split(b"\0")
+        self.root = COPY / "tree"
+        shutil.rmtree(self.root, ignore_errors=True)
+        for name in filter(None, map(os.fsdecode, files)):
+            if (ROOT / name).exists():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.root / name)
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.root),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TORCH_EXT_BUILD_DIR": str(COPY / "native"),
+            "TORCH_EXT_CMAKE_ARGS": "-DTORCH_EXT_TESTS=ON",
+            "FORCE_CPU": "1",
+            "OMP_WAIT_POLICY": "passive",
+        }
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            check=False,
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+
+    def build(self, tests: str) -> str | None:
+        """What the compiler said, if it refused."""
+        configured = (COPY / "native" / "build.ninja").exists()
+        targets = ["torch_ext", "torch_ext_C"] if tests.endswith(".py") else [tests]
+        if configured:
+            built = self.run("cmake", "--build", str(COPY / "native"), "--target", *targets)
+        if not configured or (built.returncode == 0 and tests.endswith(".py")):
+            built = self.run(sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+        return None if built.returncode == 0 else built.stdout + built.stderr
+
+    def first_failure(self, tests: str) -> str | None:
+        """The first test that fails, or None."""
+        if not tests.endswith(".py"):
+            done = self.run(str(COPY / "native" / "tests" / "cpp" / tests), "--gtest_brief=1")
+            failed = re.search(r"\[  FAILED  \] (\S+)", done.stdout)
+        else:
+            files = [f"tests/{name}" for name in tests.split()]
+            done = self.run(
+                sys.executable, "-m", "pytest", "-x", "--tb=no", "-p", "no:cacheprovider", *files
+            )
+            failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
+        if done.returncode == 0:
+            return None
+        return failed[1] if failed else f"{tests}: {(done.stdout + done.stderr)[-300:]}"
+
+
+def killer(tree: Tree, mutant: Mutant) -> str | None:
+    """What notices the mutant: a test, or the compiler; None if nothing does."""
+    path = tree.root / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise NotPlanted(f"{mutant.rule}: {text.count(mutant.old)} times in {mutant.file}")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        native = mutant.file.startswith("csrc") and not mutant.file.endswith(".cu")
+        if native and (said := tree.build(mutant.tests)) is not None:
+            error = re.search(r"error: .*", said)
+            return f"the compiler: {error[0] if error else said[-200:]}"
+        return tree.first_failure(mutant.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+def table(killed: dict[Mutant, str | None]) -> str:
+    """One line for each mutant: the rule it breaks, where, and what noticed."""
+    survivors = sum(by is None for by in killed.values())
+    lines = [f"{len(killed)} mutants, {len(killed) - survivors} killed, {survivors} survived", ""]
+    for mutant, by in killed.items():
+        lines.append(f"{mutant.rule:54} {mutant.file:36} {by or 'SURVIVED'}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="mutants whose rule or file has this text")
+    parser.add_argument("--output", type=Path, help="also write the table there")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTANTS if arguments.only in m.rule or arguments.only in m.file]
+
+    start = time.monotonic()
+    tree = Tree()
+    all_tests = sorted({mutant.tests for mutant in chosen})
+    for tests in tqdm(all_tests, desc="without a mutant", unit="test file"):
+        if (said := tree.build(tests) or tree.first_failure(tests)) is not None:
+            sys.exit(f"without a mutant, {tests} fails: {said}")
+    killed = {
+        mutant: killer(tree, mutant) for mutant in tqdm(chosen, desc="mutants", unit="mutant")
+    }
+    report = f"{table(killed)}\n\n{(time.monotonic() - start) / 60:.0f} minutes\n"
+    print(report)
+    if arguments.output:
+        arguments.output.write_text(report, encoding="utf-8")
+    if None in killed.values():
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
