@@ -5,9 +5,12 @@ undefined symbol at best and in a crash at worst, so the build notes what it was
 `_build.json`, and that note is read before anything is loaded.
 """
 
+import ctypes
 import importlib
 import importlib.machinery
 import json
+import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ def load() -> str:
     built = _read_build()
     _check_torch(built)
     _check_files()
+    _check_other_copies()
     try:
         torch.ops.load_library(str(LIBRARY))  # type: ignore[no-untyped-call]
         importlib.import_module("torch_ext._C")
@@ -82,6 +86,35 @@ def _check_files() -> None:
         raise _not_built(LIBRARY)
     if not any(module.is_file() for module in modules):
         raise _not_built(modules[0])
+    if _is_truncated(LIBRARY):
+        raise _import_error(
+            f"the native library of torch_ext does not load: {LIBRARY} is not whole. "
+            f"Build it again: {_BUILD}."
+        )
+
+
+def _is_truncated(path: Path) -> bool:
+    """Whether an ELF file ends before its last part: to load it would end the process (SIGBUS)."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:4] != b"\x7fELF":
+        return False  # the loader refuses it, and says why
+    (sections,) = struct.unpack_from("<Q", header, 40)
+    size, count = struct.unpack_from("<HH", header, 58)
+    return bool(path.stat().st_size < sections + size * count)
+
+
+def _check_other_copies() -> None:
+    """A second definition of the operators would end the process: PyTorch has one of each name."""
+    if not torch._C._jit_get_schemas_for_operator("torch_ext::prelu"):
+        return
+    try:
+        ctypes.CDLL(str(LIBRARY), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:
+        raise _import_error(
+            f"another copy of torch_ext is loaded in this process already; {LIBRARY} cannot be "
+            f"loaded beside it. Import torch_ext from one place."
+        ) from None
 
 
 def _not_built(missing: Path) -> ImportError:

@@ -1,0 +1,169 @@
+"""What holds for every problem, tried on thousands of random ones.
+
+A failure is shrunk to a small one and printed as a line that runs it alone. The problems are the
+same in every run; `pytest -m full` draws ten times as many, new ones each time.
+"""
+
+import numpy as np
+import pytest
+import reference
+import torch
+from cases import forward_backward, significant_strides
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from problems import Placement, Problem, problems  # noqa: F401  (the printed lines use them)
+from reference import assert_same_bits
+
+import torch_ext  # noqa: F401  (registers the operators)
+
+prelu = torch.ops.torch_ext.prelu
+prelu_backward = torch.ops.torch_ext.prelu_backward
+
+COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+FEW = settings(max_examples=100, derandomize=True, **COMMON)
+MANY = settings(max_examples=2000, derandomize=True, **COMMON)
+FULL = settings(max_examples=20_000, **COMMON)
+
+
+def _exact_grad_weight(grad_output, input, weight):
+    """As in reference.py, but NumPy adds: every sum of these integers and halves is exact."""
+    terms = reference.grad_weight_terms(grad_output, input)
+    sums = [np.sum(part) for part in reference.per_slope(terms, weight)] if weight.numel() else []
+    return torch.tensor(sums, dtype=torch.float64).reshape(weight.shape).to(weight.dtype)
+
+
+def check(problem):
+    """Values and layouts of the output and of the gradients that are needed; None of others."""
+    input, weight, grad_output = problem.make()
+    expected = (
+        reference.grad_input(grad_output, input, weight),
+        _exact_grad_weight(grad_output, input, weight),
+    )
+    leaves = [
+        tensor.detach().requires_grad_(need) for tensor, need in zip((input, weight), problem.needs)
+    ]
+    output = prelu(*leaves)
+    assert_same_bits(output.detach(), reference.forward(input, weight))
+    _assert_laid_out_like(output, input)
+    assert output.requires_grad == any(problem.needs)
+    gradients = prelu_backward(grad_output, input, weight, problem.needs)
+    if any(problem.needs):
+        output.backward(grad_output)
+    for leaf, gradient, expectation, need in zip(leaves, gradients, expected, problem.needs):
+        assert (leaf.grad is not None) == (gradient is not None) == need
+        if need:
+            assert_same_bits(gradient, expectation)
+            assert_same_bits(leaf.grad, expectation)
+    if gradients[0] is not None:
+        _assert_laid_out_like(gradients[0], input)
+    assert gradients[1] is None or gradients[1].is_contiguous()
+
+
+def _assert_laid_out_like(result, input):
+    assert significant_strides(result) == significant_strides(torch.empty_like(input))
+
+
+def _run(how, **options):
+    seen = {"problems": 0, "positive": 0, "others": 0}
+
+    @how
+    @given(problems(**options))
+    def try_it(problem):
+        note(f"python -c 'from test_properties import *; check({problem})'")
+        check(problem)
+        positive = (problem.make()[0] > 0).sum().item()
+        seen["problems"] += 1
+        seen["positive"] += positive
+        seen["others"] += np.prod(problem.shape, dtype=int) - positive
+
+    try_it()
+    assert seen["problems"] >= how.max_examples, "Hypothesis found fewer problems"
+    assert 1 / 3 < seen["positive"] / seen["others"] < 3, "one branch hardly occurred"
+
+
+@pytest.mark.contract
+def test_random_problems():
+    _run(MANY)
+
+
+@pytest.mark.full
+def test_many_random_problems():
+    _run(FULL)
+
+
+# ---- Relations ---------------------------------------------------------------------------------
+
+
+def _results(*arguments):
+    input, weight, grad_output = arguments
+    return forward_backward(prelu, input, weight, grad_output)
+
+
+@FEW
+@given(problems(), st.integers(-3, 3))
+def test_scaling_the_input_by_a_power_of_two_scales_output_and_weight_gradient(problem, exponent):
+    input, weight, grad_output = problem.make()
+    scale = 2.0**exponent
+    output, grad_input, grad_weight = _results(input, weight, grad_output)
+    scaled_output, same_grad_input, scaled_grad_weight = _results(
+        input * scale, weight, grad_output
+    )
+    assert_same_bits(scaled_output, output * scale)
+    assert_same_bits(same_grad_input, grad_input)
+    if grad_weight.isfinite().all() and scaled_grad_weight.isfinite().all():
+        assert_same_bits(scaled_grad_weight, grad_weight * scale)
+
+
+@FEW
+@given(problems(ranks=st.integers(2, 6)), st.randoms(use_true_random=False))
+def test_the_order_of_the_other_dimensions_does_not_matter(problem, random):
+    input, weight, grad_output = problem.make()
+    others = [dim for dim in range(input.dim()) if dim != 1]
+    random.shuffle(others)
+    order = [others[0], 1, *others[1:]]
+    output, grad_input, grad_weight = _results(input, weight, grad_output)
+    permuted = _results(input.permute(order), weight, grad_output.permute(order))
+    assert_same_bits(permuted[0], output.permute(order))
+    assert_same_bits(permuted[1], grad_input.permute(order))
+    assert_same_bits(permuted[2], grad_weight)
+
+
+@FEW
+@given(problems(ranks=st.integers(1, 6), per_channel=True), st.integers(0, 1025))
+def test_weight_gradients_of_parts_of_a_batch_add_up(problem, cut):
+    input, weight, grad_output = problem.make()
+    whole = prelu_backward(grad_output, input, weight, [False, True])[1]
+    parts = [
+        prelu_backward(grad_output[part], input[part], weight, [False, True])[1]
+        for part in (slice(cut), slice(cut, None))
+    ]
+    _assert_sum(whole, parts)
+
+
+@FEW
+@given(problems(ranks=st.integers(2, 6), per_channel=True))
+def test_the_weight_gradient_of_one_slope_is_the_sum_over_channels(problem):
+    input, weight, grad_output = problem.make()
+    one = weight[:1] if len(weight) else weight.new_ones(1)
+    shared = prelu_backward(grad_output, input, one, [False, True])[1]
+    channels = prelu_backward(grad_output, input, weight, [False, True])[1]
+    _assert_sum(shared, list(channels.unsqueeze(1)))
+
+
+def _assert_sum(whole, parts):
+    """Exact unless this dtype cannot hold halves as large as these: then nothing is claimed."""
+    total = torch.zeros_like(whole, dtype=torch.float64)
+    for part in parts:
+        total += part.double()
+    largest = max((part.double().abs().max() for part in (whole, *parts) if len(part)), default=0)
+    if largest <= 1 / torch.finfo(whole.dtype).eps:
+        assert_same_bits(whole + 0.0, total.to(whole.dtype) + 0.0)  # -0 and +0 are equal sums
+
+
+@FEW
+@given(problems())
+def test_a_slope_of_one_is_the_identity(problem):
+    input, weight, grad_output = problem.make()
+    output, grad_input, _ = _results(input, torch.ones_like(weight), grad_output)
+    assert_same_bits(output, input)
+    assert_same_bits(grad_input, grad_output)
