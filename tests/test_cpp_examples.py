@@ -1,0 +1,80 @@
+"""The inference program of examples/cpp runs what Python saved; its training program is tested in
+test_cpp_programs.py."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+import torch
+from cases import random_values
+from installed import without_library_path
+from reference import assert_both_branches, assert_same_bits
+from saved_models import exact_network, images
+from test_cpp_programs import built_examples
+
+import torch_ext
+
+
+@pytest.fixture
+def run_model(tmp_path):
+    """Calls the program on a tensor; what it writes, and what it prints."""
+
+    def run(model, input):
+        torch.save(input, tmp_path / "input.pt")
+        done = _start(model, tmp_path / "input.pt", tmp_path / "output.pt")
+        assert done.returncode == 0, done.stderr
+        return torch.load(tmp_path / "output.pt", weights_only=True), done.stdout
+
+    return run
+
+
+def _start(*arguments):
+    return subprocess.run(
+        [built_examples() / "run_model", *arguments],
+        check=False,
+        env=without_library_path(),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_torchscript_model_of_python_gives_pythons_bits(run_model, tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch_ext.PReLU(6), torch.nn.PReLU()).eval()
+    torch_ext.replace_prelu(model)
+    input = random_values((4, 6, 33), torch.float32)
+    torch.jit.script(model).save(tmp_path / "model.pt")
+    output, printed = run_model(tmp_path / "model.pt", input)
+    assert_both_branches(input, output)
+    assert_same_bits(output, model(input).detach())
+    assert printed.startswith("[4, 6, 33] -> [4, 6, 33], ")
+
+
+@pytest.mark.full  # compiles for long; that C++ runs packages is tested in test_aot_inductor.py too
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="AOTInductor needs a C++ compiler"
+)
+def test_a_package_of_aot_inductor_gives_pythons_numbers(run_model, tmp_path):
+    """All of them exact, so the same in any order."""
+    model, input = exact_network().eval(), images(3)
+    with torch.no_grad():
+        expected = model(input)
+        program = torch.export.export(model, (input,))
+    path = torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(tmp_path / "model.pt2"),
+        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
+    )
+    output, _ = run_model(path, input)
+    assert torch.equal(output, expected)
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path):
+    torch.save(torch.ones(3), tmp_path / "input.pt")
+    (tmp_path / "broken.pt").write_bytes(b"PK")
+    for model in (tmp_path / "missing.pt", tmp_path / "broken.pt", tmp_path / "missing.pt2"):
+        done = _start(model, tmp_path / "input.pt", tmp_path / "output.pt")
+        assert done.returncode == 1 and done.stdout == "" and done.stderr.strip()
+    assert "usage" in _start().stderr
