@@ -198,11 +198,11 @@ class ActivationMonitor:
         return ActivationReport.joined(reports)
 
     def summary(self) -> str:
-        """A table with one line per layer; see :class:`ActivationReport`."""
+        """A table with one line per layer; see :class:`~torch_ext.monitor_report.ActivationReport`."""
         return self.report().summary()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for ``json.dumps``; see :meth:`ActivationReport.to_dict`."""
+        """Everything, for ``json.dumps``: the report's ``to_dict()``."""
         return self.report().to_dict()
 
     def write(self, writer: Any, step: int, prefix: str = "activations") -> None:

@@ -81,12 +81,12 @@ class LayerStatistics:
 
     @property
     def is_silent(self) -> Tensor | None:
-        """Per unit: no positive input in the last `window` steps. None before there were as many."""
+        """Which units had no positive input in the last `window` steps. None before there were as many."""
         return self.silent_steps >= self.window if self.observed >= self.window else None
 
     @property
     def is_dead(self) -> Tensor | None:
-        """Per unit: silent, and its slope is 0. None where either is not known."""
+        """Which units are silent and have slope 0. None where either is not known."""
         if self.is_silent is None or self.slope is None:
             return None
         return self.is_silent & (self.slope == 0)

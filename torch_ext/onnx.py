@@ -1,4 +1,4 @@
-"""What torch.onnx needs to know of the operator: it becomes the standard PRelu, no custom domain.
+"""What torch.onnx needs to know of the operator: it becomes the standard PRelu, no custom domain::
 
     program = torch.onnx.export(
         model, args, dynamo=True, custom_translation_table=torch_ext.onnx.translation_table()

@@ -1,0 +1,258 @@
+"""Provokes the errors that the README's troubleshooting shows, each by the name in front of its text."""
+
+import functools
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import pytest
+import torch
+from documentation import REPOSITORY
+from torch import nn
+
+import torch_ext
+from torch_ext import _library
+
+
+def raised(function, *arguments):
+    """The last part of the traceback: the exception's name and text."""
+    try:
+        function(*arguments)
+    except Exception as error:  # noqa: BLE001  (what is raised is what is looked at)
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError("nothing was raised")
+
+
+def stderr_of(*command, **environment):
+    """Of a program that fails, in a fresh process."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0, done.stdout
+    return done.stderr
+
+
+# ---- Building and importing --------------------------------------------------------------------
+
+
+def build(folder, *python, **environment):
+    """A build that finds no tools but those of the interpreter's own folder."""
+    return stderr_of(
+        *(sys.executable, *(python or ["setup.py"]), "-q", "build_ext", "--build-lib", folder),
+        **{"PATH": str(folder), "CUDACXX": "", "CUDA_HOME": "", "FORCE_CPU": "0", **environment},
+    )
+
+
+def without(module):
+    program = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv[0] = 'setup.py'; "
+    return "-c", program + "runpy.run_path('setup.py', run_name='__main__')"
+
+
+def no_torch(folder):
+    return build(folder, *without("torch"))
+
+
+def no_cmake(folder):
+    # A path without the environment's own folder, where CMake is.
+    program = (
+        "import runpy, shutil, sys; sys.argv[0] = 'setup.py'; which = shutil.which; "
+        "shutil.which = lambda name, **k: None if name == 'cmake' else which(name, **k); "
+        "runpy.run_path('setup.py', run_name='__main__')"
+    )
+    return build(folder, "-c", program, FORCE_CPU="1")
+
+
+def no_nvcc(folder):
+    if torch.version.cuda is None:
+        pytest.skip("needs a torch with CUDA")
+    return build(folder, FORCE_CUDA="1")
+
+
+def other_nvcc(folder):
+    if torch.version.cuda is None:
+        pytest.skip("needs a torch with CUDA")
+    compiler = folder / "nvcc"
+    compiler.write_text("#!/bin/sh\necho Cuda compilation tools, release 12.4, V12.4.131\n")
+    compiler.chmod(0o755)
+    return build(folder, CUDACXX=str(compiler))
+
+
+def loaded(folder, build=(), text=None):
+    """Loads a copy of the package that notes another build, or has another library."""
+    note = json.loads((_library.PACKAGE / "_build.json").read_text())
+    (folder / "_build.json").write_text(json.dumps({**note, **dict(build)}))
+    (folder / "_C.abi3.so").touch()
+    library = folder / "lib" / "libtorch_ext.so"
+    library.parent.mkdir()
+    if text is not None:
+        library.write_text(text)
+    with mock.patch.multiple(_library, PACKAGE=folder, LIBRARY=library):
+        return raised(_library.load)
+
+
+def other_torch(folder):
+    return loaded(folder, {"torch": "1.13"})
+
+
+def other_cuda(folder):
+    with mock.patch("torch.version.cuda", None):
+        return loaded(folder, {"cuda": "13.0", "version": "0.1.0+pt2.15cu130"})
+
+
+def not_built(folder):
+    return loaded(folder)
+
+
+def broken(folder):
+    return loaded(folder, text="broken")
+
+
+# ---- Calling it --------------------------------------------------------------------------------
+
+
+def dtypes(_):
+    return raised(torch_ext.prelu, torch.randn(2, 3), torch.ones(3, dtype=torch.bfloat16))
+
+
+def quantized(_):
+    data = torch.quantize_per_tensor(torch.randn(2, 3), 0.1, 0, torch.quint8)
+    return raised(torch_ext.PReLU(3), data)
+
+
+def channels(_):
+    return raised(torch_ext.PReLU(64), torch.randn(8, 3, 28, 28))
+
+
+def integers(_):
+    return raised(torch_ext.prelu, torch.arange(3), torch.tensor(1))
+
+
+def example_inputs(_):
+    return raised(torch_ext.parametrize_relu, nn.Sequential(nn.ReLU()))
+
+
+# ---- Saved and compiled models -----------------------------------------------------------------
+
+
+def network():
+    return nn.Sequential(nn.Linear(3, 3), torch_ext.PReLU(3)).eval()
+
+
+LOAD = """
+import sys, torch
+for load in (
+    lambda: torch.export.load(sys.argv[1]),
+    lambda: torch.jit.load(sys.argv[2]),
+    lambda: torch._C._dispatch_find_schema_or_throw("torch_ext::prelu", ""),
+):
+    try:
+        load()
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+sys.exit(1)
+"""
+
+
+@functools.cache
+def load_errors():
+    """Of one process that does not know torch_ext.
+
+    The last one stands for packages of AOTInductor: it is where they end that lack an operator, as
+    tests/test_aot_inductor.py shows with real ones.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/model.pt2", f"{folder}/model.ts"]
+        torch.export.save(torch.export.export(network(), (torch.randn(2, 3),)), files[0])
+        torch.jit.script(network()).save(files[1])
+        return stderr_of(sys.executable, "-c", LOAD, *files)
+
+
+def export_load(_):
+    return load_errors()
+
+
+def jit_load(_):
+    return load_errors()
+
+
+def aoti_load(_):
+    return load_errors()
+
+
+def onnx_table(_):
+    pytest.importorskip("onnxscript")
+    return raised(
+        lambda: torch.onnx.export(network(), (torch.randn(2, 3),), dynamo=True, verbose=False)
+    )
+
+
+def onnx_packages(_):
+    with mock.patch.dict(sys.modules, {"onnxscript": None}):
+        return raised(torch_ext.onnx.translation_table)
+
+
+def monitored(_):
+    model = network().train()
+    with torch_ext.ActivationMonitor(model):
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        return raised(compiled, torch.randn(2, 3))
+
+
+def policy(_):
+    with mock.patch.dict(os.environ, {"TORCH_EXT_COMPILE": "never"}):
+        return raised(runpy.run_path, torch_ext.inductor.__file__)
+
+
+# ---- C++ and CMake -----------------------------------------------------------------------------
+
+
+def configured(folder, *options):
+    """The README's CMake project, in an environment that knows of no torch_ext."""
+    cmake = shutil.which("cmake", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(app LANGUAGES NONE)\n"
+        "find_package(torch_ext CONFIG REQUIRED)\n"
+    )
+    return stderr_of(cmake, "-S", folder, "-B", folder / "build", *options, CMAKE_PREFIX_PATH="")
+
+
+def cmake_prefix(folder):
+    return configured(folder)
+
+
+def cmake_torch(folder):
+    other = folder / "torch" / "include"
+    (other / "ATen" / "core").mkdir(parents=True)
+    (other / "ATen" / "core" / "Tensor.h").touch()
+    (other / "torch" / "headeronly").mkdir(parents=True)
+    (other / "torch" / "headeronly" / "version.h").write_text(
+        "#define TORCH_VERSION_MAJOR 1\n#define TORCH_VERSION_MINOR 13\n"
+    )
+    return configured(
+        folder,
+        f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}",
+        f"-DTORCH_EXT_TORCH_ROOT={folder / 'torch'}",
+    )
+
+
+NAMES = {
+    function.__name__: function
+    for function in (
+        *(no_torch, no_cmake, no_nvcc, other_nvcc, other_torch, other_cuda, not_built, broken),
+        *(dtypes, quantized, channels, integers, example_inputs),
+        *(export_load, jit_load, aoti_load, onnx_table, onnx_packages, monitored, policy),
+        *(cmake_prefix, cmake_torch),
+    )
+}

@@ -1,0 +1,293 @@
+"""README and docs: every block of code runs, every text is what is really printed, links lead somewhere.
+
+documentation.py says how blocks are marked. The manual itself is built by `make docs`.
+"""
+
+import doctest
+import inspect
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch._inductor.config
+from documentation import (
+    REPOSITORY,
+    all_blocks,
+    blocks,
+    commands,
+    is_text_of,
+    pages,
+    run_python,
+)
+from documentation_errors import NAMES
+from torch import nn
+
+import torch_ext
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+README = REPOSITORY / "README.md"
+NOT_RUN = 0  # blocks with a reason why nothing runs them
+
+# Only how fast the C++ compiler is done, not what it makes.
+QUICK = {
+    "aot_inductor.precompile_headers": False,
+    "aot_inductor.compile_wrapper_opt_level": "O0",
+}
+
+
+def of_language(*languages):
+    return [
+        block for block in all_blocks() if block.language in languages and block.mark != "not run"
+    ]
+
+
+def pages_with(language):
+    return list(dict.fromkeys(block.page for block in of_language(language)))
+
+
+def page_name(page):
+    return str(page.relative_to(REPOSITORY))
+
+
+def test_every_block_is_of_a_kind_that_is_checked():
+    unmarked = [
+        str(block)
+        for block in all_blocks()
+        if block.language == "text" and not block.mark or block.mark == "error" and not block.detail
+    ]
+    assert unmarked == []
+    assert {block.language for block in all_blocks() if not block.language.startswith("{")} == {
+        *("python", "sh", "cpp", "cmake", "text"),
+        "",  # drawings
+    }
+    not_run = [block for block in all_blocks() if block.mark == "not run"]
+    assert len(not_run) == NOT_RUN and all(block.detail for block in not_run)
+
+
+# ---- Python ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_it_was(tmp_path, monkeypatch):
+    """Pages write files and set switches."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    with torch._inductor.config.patch(QUICK):
+        yield
+    torch.compiler.reset()
+    torch_ext.inductor.set_compile("auto")
+
+
+def slow(page):
+    """What examples show is in the guide, too."""
+    return pytest.mark.full if "examples" in page.parts[-3:] else ()
+
+
+PROGRAM_PAGES = [pytest.param(page, marks=slow(page)) for page in pages_with("python")]
+
+
+@pytest.mark.parametrize("page", PROGRAM_PAGES, ids=page_name)
+def test_a_page_is_a_program_that_prints_what_it_says(page, as_it_was):
+    if "onnx" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("onnxscript")
+    for printed, block in run_python(page):
+        assert printed and is_text_of(block, printed), f"{block} is not what is printed:\n{printed}"
+
+
+class SomeWant(doctest.OutputChecker):
+    """Examples of docstrings need not show what they print."""
+
+    def check_output(self, want, got, optionflags):
+        return want == "" or super().check_output(want, got, optionflags)
+
+
+def test_the_examples_of_the_docstrings_print_what_they_say(as_it_was):
+    documented = [getattr(torch_ext, name) for name in torch_ext.__all__]
+    found = [(each.__name__, inspect.getdoc(each) or "") for each in documented if callable(each)]
+    runner = doctest.DocTestRunner(SomeWant(), verbose=False, optionflags=doctest.ELLIPSIS)
+    for name, text in found:
+        model = nn.Sequential(nn.Linear(4, 4), torch_ext.PReLU(4))
+        names = {"torch": torch, "torch_ext": torch_ext, "nn": nn, "model": model} | {
+            "train": lambda model: model(torch.randn(8, 4)).sum().backward(),
+        }
+        examples = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
+        runner.run(examples, out=lambda line: sys.stderr.write(line), clear_globs=False)
+    assert runner.tries >= 5 and runner.failures == 0
+
+
+# ---- Errors ------------------------------------------------------------------------------------
+
+
+def error_blocks():
+    return [block for block in all_blocks() if block.mark == "error"]
+
+
+@pytest.mark.parametrize("block", error_blocks(), ids=lambda block: block.detail)
+def test_an_error_has_the_text_that_troubleshooting_shows(block, tmp_path, as_it_was):
+    actual = NAMES[block.detail](tmp_path)
+    assert is_text_of(block, actual), actual
+
+
+def test_troubleshooting_shows_every_error_once():
+    assert sorted(block.detail for block in error_blocks()) == sorted(NAMES)
+
+
+# ---- C++ ---------------------------------------------------------------------------------------
+
+
+def tool(name):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return shutil.which(name, path=path) or pytest.skip(f"{name} is not installed")
+
+
+def run(*command, **options):
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(program, folder):
+    """With the README's CMakeLists.txt."""
+    [project] = [block for block in blocks(README) if block.language == "cmake"]
+    (folder / "CMakeLists.txt").write_text(project.text)
+    (folder / "main.cpp").write_text(program.text)
+    environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
+    prefix = f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}"
+    cmake = tool("cmake")
+    run(cmake, "-S", folder, "-B", folder / "build", "-G", "Ninja", prefix, env=environment)
+    run(cmake, "--build", folder / "build", env=environment)
+    return folder / "build" / "app"
+
+
+PROGRAMS = of_language("cpp")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """All of them, side by side: each takes half a minute."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        folders = [tmp_path_factory.mktemp("program") for _ in PROGRAMS]
+        return dict(zip(PROGRAMS, pool.map(build, PROGRAMS, folders), strict=True))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_a_cpp_program_builds_with_the_readmes_cmake_and_runs(program, programs):
+    run(programs[program])
+
+
+def test_there_is_one_cmake_block():
+    assert [block.page for block in of_language("cmake")] == [README]
+
+
+# ---- The shell ---------------------------------------------------------------------------------
+
+
+def split_commands(line):
+    """What `&&` and `;` join, as words without the variables set in front."""
+    for command in re.split(r"\s(?:&&|;)\s", line):
+        words = shlex.split(command)
+        while words and re.fullmatch(r"\w+=.*", words[0], re.DOTALL):
+            words.pop(0)
+        if words:
+            yield words
+
+
+SHELL = [
+    (block, words)
+    for block in of_language("sh")
+    for c in commands(block)
+    for words in split_commands(c)
+]
+
+
+@pytest.mark.parametrize(
+    "block, words", SHELL, ids=[f"{block}:{' '.join(words)[:40]}" for block, words in SHELL]
+)
+def test_a_command_exists(block, words):
+    """Targets, files, modules and options are there; what takes minutes is not run for it."""
+    program, *arguments = words
+    if program == "make":
+        variables = [f"VENV={sys.prefix}", "FORCE_CPU=1"]
+        run("make", "--dry-run", "--no-print-directory", *arguments, *variables, cwd=REPOSITORY)
+    elif program == "pip":
+        assert arguments[0] in ("install", "wheel")
+        options = [a for a in arguments if a.startswith("-") and a != "-e"]
+        offered = run(sys.executable, "-m", "pip", arguments[0], "--help")
+        for option in options:
+            assert re.search(rf"(^|[\s,]){re.escape(option)}\b", offered), option
+        assert all(Path(REPOSITORY, a).exists() for a in arguments if a.startswith("."))
+    elif program == "python" and arguments[0] == "-m":
+        run(sys.executable, *arguments, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    elif program in ("python", "torchrun"):
+        scripts = [a for a in arguments if a.endswith(".py")]
+        assert scripts and all((REPOSITORY / script).is_file() for script in scripts)
+    elif program == "cmake":
+        if "-S" in arguments:
+            source = arguments[arguments.index("-S") + 1]
+            assert source == "." or (REPOSITORY / source / "CMakeLists.txt").is_file()
+    elif program.startswith("build/"):
+        assert "cmake --build" in block.page.read_text(encoding="utf-8")
+    elif program == "ctest":
+        assert "--test-dir" in arguments
+    else:
+        assert (REPOSITORY / program).is_file() and os.access(REPOSITORY / program, os.X_OK), words
+
+
+# ---- What stands in two places -----------------------------------------------------------------
+
+
+READS_VARIABLE = re.compile(
+    r"""environ(?:\.get\(|\[)"(\w+)"|"(\w+)"\ (?:not\ )?in\ os\.environ|flag\("(\w+)\"""",
+    re.VERBOSE,
+)
+
+
+def test_the_environment_variables_are_those_that_the_sources_read():
+    paths = ["setup.py", "csrc/ops/knobs.cpp", "torch_ext/inductor.py", "build_tools/find_torch.py"]
+    text = "".join((REPOSITORY / path).read_text(encoding="utf-8") for path in paths)
+    read = {name for names in READS_VARIABLE.findall(text) for name in names if name} - {"PATH"}
+    section = README.read_text(encoding="utf-8").split("<!-- variables: ")[1]
+    documented = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", section))
+    assert len(read) >= 8 and read - documented == set()
+    assert {name for name in documented if name.startswith("TORCH_EXT_")} <= read
+    cmake = (REPOSITORY / "cmake" / "torch_ext-cuda.cmake").read_text(encoding="utf-8")
+    assert re.search(r"default `([^`]*)`", section)[1] in cmake
+
+
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+
+def slug(heading):
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", pages(), ids=page_name)
+def test_links_to_files_lead_to_files_and_headings(page):
+    text = page.read_text(encoding="utf-8")
+    for link in LINK.findall(text):
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link) or path.startswith("torch_ext."):
+            continue  # elsewhere; or Sphinx's, which checks it
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), link

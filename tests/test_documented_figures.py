@@ -1,0 +1,100 @@
+"""Figures that the README and the manual quote are those of benchmarks/results, and of the sources."""
+
+import json
+import math
+import re
+import statistics
+
+import pytest
+from documentation import REPOSITORY, pages
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+def results(name):
+    return json.loads((RESULTS / f"cpu-zen3-2threads-{name}.json").read_text(encoding="utf-8"))
+
+
+def table(text, heading):
+    """Cells of a table's rows, by the first words of its heading."""
+    lines = text[text.index(f"| {heading}") :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def ratio(row, part, contender):
+    seconds = row[part]["seconds"]
+    return seconds[contender] / seconds["ours"]
+
+
+def ratios(row):
+    return (
+        ratio(row, "forward", "stock"),
+        ratio(row, "backward", "stock"),
+        ratio(row, "step", "compile"),
+    )
+
+
+def rounds_to(value, shown):
+    """Whether a figure is what the text shows of it."""
+    digits = len(shown.partition(".")[2])
+    return abs(value - float(shown)) <= 0.5001 * 10**-digits
+
+
+def all_round_to(values, shown):
+    return all(rounds_to(*pair) for pair in zip(values, shown, strict=True))
+
+
+def layer_rows(large=False):
+    rows = results("layers")["rows"]
+    return [row for row in rows if not large or math.prod(row["case"]["shape"]) >= 65536]
+
+
+@pytest.mark.parametrize("name, shown", [(r[0], r[1:]) for r in table(README, "layer |")[:-2]])
+def test_a_layers_figures_are_those_of_a_row_that_was_measured(name, shown):
+    shape = re.search(r"\d+(?:×\d+)+", name)
+    candidates = [
+        row
+        for row in layer_rows()
+        if shape is None or row["case"]["shape"] == [int(n) for n in shape[0].split("×")]
+    ]
+    assert any(all_round_to(ratios(row), shown) for row in candidates)
+
+
+def test_the_mean_and_the_worst_are_those_of_the_rows_that_were_measured():
+    rows = layer_rows(large=True)
+    (mean, *means), (worst, *worsts) = table(README, "layer |")[-2:]
+    assert f"{len(rows)} rows" in mean and worst == "worst of them"
+    columns = list(zip(*map(ratios, rows), strict=True))
+    assert all_round_to(map(statistics.geometric_mean, columns), means)
+    assert all_round_to(map(min, columns), worsts)
+
+
+def test_the_models_figures_are_those_that_were_measured():
+    text = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    shown = table(text, "model |")
+    rows = results("models")["rows"]
+    assert len(shown) == len(rows) > 0
+    for row, (_, share, step, inference) in zip(rows, shown, strict=True):
+        training = row["training"]
+        shares = [100 * training[f"{who}_prelu_share"] for who in ("stock", "ours")]
+        assert all_round_to(shares, re.findall(r"[\d.]+", share))
+        assert rounds_to(ratio(training, "timing", "stock"), step)
+        assert rounds_to(ratio(row["inference"], "timing", "stock"), inference)
+
+
+def test_the_error_bound_follows_from_the_length_of_a_chain():
+    """As derived in how-it-works.md: chain + 2 roundings, and less than one for the second level."""
+    sums = (REPOSITORY / "csrc" / "kernels" / "cpu" / "sums.h").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    chain = int(re.search(r"kChain = (\d+)", sums)[1])
+    holds = chain + 2 + 1 <= 16
+    assert holds != (":::{warning}" in page), "the page's warning and kChain do not fit"
+
+
+def test_no_page_says_that_cuda_has_not_run_when_the_readme_does_not():
+    """Which says what `make gpu-status` says: tests/test_gpu_status.py."""
+    if "They have not run on a GPU yet" not in README:
+        texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+        late = [page for page, text in texts.items() if re.search("not (been )?run (on|yet)", text)]
+        assert [page for page in late if page.name != "design.md"] == []
