@@ -1,9 +1,17 @@
-# make demo | test | build | wheel | format | check-format | check-types | clean
+# make demo | test | build | format | check-format | check-types | clean
+# make wheel           dist/: source distribution, the wheel built from it, a bill of materials inside
+# make check-package   both, and every way to install and use them, from C++ too (CPU; FORCE_CUDA=1: CUDA)
 # make bench           PReLU layer by layer against PyTorch and torch.compile; BENCH_ARGS="--help" tells more
 # make bench-kernels   the CPU kernels alone against a tuned copy
 # make bench-models    training steps and inference of whole models
 # make bench-compile   the same under torch.compile, stock against ours
 # make bench-import    what `import torch_ext` adds to `import torch`
+# make test-models     swaps in models of other packages, with their trained weights
+# make gpu             tests and measures on the GPU of this machine, in at most 10 minutes; GPU_ARGS="--help" tells more
+# make gpu-status      have the CUDA sources of this tree run on a GPU?
+# make asan | tsan | leaks | valgrind | fuzz   checkers, see tests/sanitizers.mk
+# make check-static    clang as a second compiler, for CUDA too, clang-tidy, cppcheck, see tests/static.mk
+# make docs            the manual, build/docs/index.html
 #
 # Everything that a target needs is set up by it: a virtual environment with the pinned tools, the build.
 #   TORCH_VERSION=2.11.0  another torch, in an environment of its own
@@ -18,12 +26,13 @@ BUILD := build/$(notdir $(abspath $(VENV)))
 PY := $(abspath $(VENV))/bin/python
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?=
 
 export PYTHONPATH := $(CURDIR)
 export TORCH_EXT_BUILD_DIR := $(abspath $(BUILD))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test pytest ctest build wheel bench bench-compile bench-import bench-kernels bench-models format check-format check-types environment system clean
+.PHONY: demo docs test pytest ctest build wheel check-package bench bench-compile bench-import bench-kernels bench-models gpu gpu-status test-models format check-format check-types environment system clean
 
 test: build ctest pytest
 
@@ -42,12 +51,28 @@ bench-compile: build $(VENV)/.bench-models-ready
 bench-import: build
 	$(PY) benchmarks/imports.py $(BENCH_ARGS)
 
+test-models: build $(VENV)/.bench-models-ready
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -rs tests/test_real_models.py
+
+# Warnings are errors; all of them are shown.
+docs: build $(VENV)/.docs-ready
+	$(PY) -m sphinx -W --keep-going -n -q -d build/docs/.doctrees docs build/docs
+
 bench-kernels: system environment
 	@test -e /usr/include/benchmark/benchmark.h || apt-get install -y -qq libbenchmark-dev
 	cmake -S . -B $(BUILD)-kernels -G Ninja -DTORCH_EXT_BENCHMARKS=ON -DTORCH_EXT_CUDA=OFF \
 	  -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.__path__[0])')"
 	cmake --build $(BUILD)-kernels --target kernels_benchmark
 	$(BUILD)-kernels/benchmarks/cpp/kernels_benchmark $(BENCH_ARGS)
+
+# Builds with what is there, needs no network and installs nothing: $(VENV) if it exists or was asked for, else $(PYTHON).
+GPU_PY := $(if $(or $(filter-out file,$(origin VENV)),$(wildcard $(PY))),$(PY),$(PYTHON))
+
+gpu:
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(GPU_PY) -m gpu $(GPU_ARGS)
+
+gpu-status:
+	@PYTHONPATH=$(CURDIR)/tests $(GPU_PY) -m gpu.status $(GPU_ARGS)
 
 # Passive: threads that wait must not take the cores from those that compile or compute.
 pytest: build
@@ -59,8 +84,27 @@ ctest: build
 build: system environment
 	TORCH_EXT_CMAKE_ARGS="-DTORCH_EXT_TESTS=ON $(TORCH_EXT_CMAKE_ARGS)" $(PY) setup.py -q build_ext --inplace
 
-wheel: environment
-	$(PY) -m pip wheel --no-build-isolation --no-deps -w dist .
+# Built by tools that are pinned by hash, in an environment of their own; of $(VENV) only torch is used.
+DIST ?= dist
+WHEEL_TOOLS := $(BUILD)-wheel-tools
+FIND_TORCH := $(PY) -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])'
+
+wheel: environment $(WHEEL_TOOLS)/.ready
+	rm -rf $(DIST)
+	root="$$($(FIND_TORCH))" && export TORCH_EXT_TORCH_ROOT="$$root" \
+	  SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 1700000000) \
+	  && env -u TORCH_EXT_BUILD_DIR -u PYTHONPATH $(WHEEL_TOOLS)/bin/python -m build --no-isolation --outdir $(DIST) . \
+	  && $(WHEEL_TOOLS)/bin/python build_tools/add_sbom.py $(DIST)/*.whl
+
+$(WHEEL_TOOLS)/.ready: build_tools/requirements.txt $(VENV)/.ready
+	$(PY) -m venv --clear $(WHEEL_TOOLS)
+	$(WHEEL_TOOLS)/bin/python -m pip -q install --require-hashes -r $<
+	touch $@
+
+check-package: environment
+	FORCE_CPU=$(if $(filter 1,$(FORCE_CUDA)),0,1) $(MAKE) wheel DIST=$(BUILD)-dist
+	FORCE_CPU=$(if $(filter 1,$(FORCE_CUDA)),0,1) TORCH_EXT_DIST=$(abspath $(BUILD)-dist) \
+	  $(PY) -m pytest --confcutdir=tests/wheels --basetemp=$(BUILD)-packages tests/wheels $(PYTEST_ARGS)
 
 # --- what the targets above rely on -------------------------------------------------------------------
 
@@ -71,7 +115,7 @@ environment: $(VENV)/.ready
 
 $(VENV)/.ready: tests/requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, onnxscript, matplotlib" && command -v cmake ninja; } >/dev/null 2>&1 \
+	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, hypothesis, onnxscript, matplotlib" && command -v cmake ninja; } >/dev/null 2>&1 \
 	  || $(PY) -m pip install torch==$$($(INSTALLED_TORCH) || echo $(TORCH_VERSION)) -r tests/requirements.txt
 	touch $@
 
@@ -83,6 +127,11 @@ $(VENV)/.bench-models-ready: benchmarks/models-requirements.txt $(VENV)/.ready
 	$(PY) -m pip install -r benchmarks/models-requirements.txt \
 	  "torch==$$($(INSTALLED_TORCH))"
 	$(PY) -m pip install --no-deps facenet-pytorch==2.6.0
+	touch $@
+
+$(VENV)/.docs-ready: docs/requirements.txt $(VENV)/.ready
+	$(PY) -c "import sphinx, furo, myst_parser, sphinx_copybutton" 2>/dev/null \
+	  || $(PY) -m pip install -r docs/requirements.txt "torch==$$($(INSTALLED_TORCH))"
 	touch $@
 
 # facenet-pytorch pins old versions of what we have newer, hence last and alone.
@@ -115,3 +164,6 @@ check-types: environment
 
 clean:
 	rm -rf build dist torch_ext/lib torch_ext/include torch_ext/_build.json torch_ext/_C*.so
+
+include tests/sanitizers.mk
+include tests/static.mk

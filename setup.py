@@ -1,7 +1,9 @@
 """Builds torch_ext: runs CMake, which knows every source and flag, and packs what it installs.
 
 Environment: FORCE_CUDA=1 (fail without nvcc), FORCE_CPU=1 (no CUDA kernels), TORCH_CUDA_ARCH_LIST,
-MAX_JOBS, TORCH_EXT_CMAKE_ARGS (more -D options), TORCH_EXT_BUILD_DIR (of an in-place build).
+CUDA_HOME, MAX_JOBS, DEBUG=1 (unoptimised, with debug information), CMAKE_ARGS (more -D options),
+TORCH_EXT_TORCH_ROOT (the torch to build for, if not the installed one), TORCH_EXT_BUILD_DIR (where
+objects stay, for the next build).
 """
 
 import os
@@ -10,52 +12,58 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_tools"))
+from find_torch import SUPPORTED, find_torch
+
 VERSION = re.search(
     r"VERSION (\d+\.\d+\.\d+)", (ROOT / "CMakeLists.txt").read_text().split("project(")[1]
 )[1]
 
 
-def installed_torch():
-    """torch, or None: metadata and source distributions do not need it."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
-
-
 def flag(name):
-    return os.environ.get(name, "0") not in ("", "0")
+    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE", "Y")
+
+
+def find_nvcc():
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return (
+        shutil.which(os.environ.get("CUDACXX", ""))
+        or (home and shutil.which("nvcc", path=os.path.join(home, "bin")))
+        or shutil.which("nvcc")
+    )
 
 
 def cuda_version(torch):
     """Version of the CUDA compiler to build with ("13.0"), or None for a CPU build."""
     if flag("FORCE_CPU"):
         return None
-    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
-    if nvcc is None and "CUDA_HOME" in os.environ:
-        nvcc = shutil.which("nvcc", path=os.path.join(os.environ["CUDA_HOME"], "bin"))
-    if torch.version.cuda is not None and nvcc is not None:
-        output = subprocess.run(
-            [nvcc, "--version"], capture_output=True, text=True, check=True
-        ).stdout
-        return re.search(r"release (\d+\.\d+)", output)[1]
-    if flag("FORCE_CUDA"):
-        missing = (
-            "this PyTorch has no CUDA" if nvcc else "nvcc was not found (CUDA Toolkit, CUDA_HOME)"
+    nvcc = find_nvcc()
+    if torch.cuda is None or nvcc is None:
+        if flag("FORCE_CUDA"):
+            missing = (
+                "this PyTorch has no CUDA"
+                if nvcc
+                else "nvcc was not found (CUDA Toolkit, CUDA_HOME)"
+            )
+            sys.exit(f"torch_ext: FORCE_CUDA=1, but {missing}.")
+        return None
+    output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"release (\d+\.\d+)", output)[1]
+    if version.split(".")[0] != torch.cuda.split(".")[0]:
+        sys.exit(
+            f"torch_ext: {nvcc} is of CUDA {version}, but torch {torch.version} was built with CUDA"
+            f" {torch.cuda}: set CUDA_HOME to a toolkit of CUDA {torch.cuda.split('.')[0]}, or"
+            " FORCE_CPU=1 to build without CUDA kernels."
         )
-        sys.exit(f"torch_ext: FORCE_CUDA=1, but {missing}.")
-    return None
-
-
-def torch_minor(torch):
-    return ".".join(torch.__version__.split(".")[:2])
+    return version
 
 
 def full_version(torch):
@@ -63,13 +71,13 @@ def full_version(torch):
     if torch is None:
         return VERSION
     cuda = cuda_version(torch)
-    return f"{VERSION}+pt{torch_minor(torch)}" + (f"cu{cuda.replace('.', '')}" if cuda else "cpu")
+    return f"{VERSION}+pt{torch.minor}" + (f"cu{cuda.replace('.', '')}" if cuda else "cpu")
 
 
 def torch_requirement(torch):
     if torch is None:
-        return "torch>=2.11,<2.16"
-    major, minor = map(int, torch_minor(torch).split("."))
+        return SUPPORTED
+    major, minor = map(int, torch.minor.split("."))
     return f"torch>={major}.{minor}.0,<{major}.{minor + 1}"
 
 
@@ -77,7 +85,18 @@ class CMakeBuild(build_ext):
     """Installs the native part into the package: the built one, or with --inplace the source tree's."""
 
     def run(self):
-        torch = installed_torch()
+        torch = find_torch()
+        cmake = self.tools(torch)
+        package = (ROOT if self.inplace else Path(self.build_lib).resolve()) / "torch_ext"
+        environment = dict(os.environ, PATH=self.search_path())
+        if nvcc := find_nvcc():
+            environment["CUDACXX"] = nvcc
+        for arguments in self.steps(torch, package):
+            if subprocess.run([cmake, *arguments], env=environment, check=False).returncode != 0:
+                sys.exit(f"torch_ext: `cmake {arguments[0]}` failed; its message is above.")
+
+    def tools(self, torch):
+        """cmake, once everything else that a build needs is there."""
         if torch is None:
             sys.exit(
                 "torch_ext: building needs the PyTorch it is meant for: install torch, then run"
@@ -86,35 +105,45 @@ class CMakeBuild(build_ext):
         cmake = shutil.which("cmake", path=self.search_path()) or sys.exit(
             "torch_ext: CMake was not found; `pip install cmake ninja pybind11`."
         )
+        if "CMAKE_GENERATOR" not in os.environ and self.ninja() is None:
+            sys.exit("torch_ext: Ninja was not found; `pip install cmake ninja pybind11`.")
+        if pybind11_cmake_dir() is None:
+            sys.exit("torch_ext: pybind11 was not found; `pip install cmake ninja pybind11`.")
         if not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
             sys.exit("torch_ext: no C++ compiler was found (install g++, or set CXX).")
-        package = (ROOT if self.inplace else Path(self.build_lib).resolve()) / "torch_ext"
-        environment = dict(os.environ, PATH=self.search_path())
-        for arguments in self.steps(torch, package):
-            if subprocess.run([cmake, *arguments], env=environment, check=False).returncode != 0:
-                sys.exit(f"torch_ext: `cmake {arguments[0]}` failed; its message is above.")
+        if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+            sys.exit("torch_ext: Python.h was not found (Debian, Ubuntu: install python3-dev).")
+        return cmake
 
     def steps(self, torch, package):
-        cuda = cuda_version(torch)
-        if self.inplace:
-            build = Path(os.environ.get("TORCH_EXT_BUILD_DIR", ROOT / "build" / "in-place"))
+        if "TORCH_EXT_BUILD_DIR" in os.environ:
+            build = Path(os.environ["TORCH_EXT_BUILD_DIR"]).resolve()
         else:
-            build = Path(self.build_temp).resolve()
-        import pybind11
-
+            build = ROOT / "build" / "in-place" if self.inplace else Path(self.build_temp).resolve()
+        build_type = "Debug" if flag("DEBUG") or self.debug else "Release"
         yield [
-            *("-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-            f"-DTORCH_EXT_TORCH_ROOT={Path(torch.__file__).parent}",
-            f"-DTORCH_EXT_CUDA={'ON' if cuda else 'OFF'}",
+            *("-S", str(ROOT), "-B", str(build)),
+            *([] if "CMAKE_GENERATOR" in os.environ else self.with_ninja()),
+            f"-DCMAKE_BUILD_TYPE={os.environ.get('CMAKE_BUILD_TYPE', build_type)}",
+            f"-DTORCH_EXT_TORCH_ROOT={torch.root}",
+            f"-DTORCH_EXT_CUDA={'ON' if cuda_version(torch) else 'OFF'}",
             f"-DTORCH_EXT_IN_PLACE={'ON' if self.inplace else 'OFF'}",
             "-DTORCH_EXT_PYTHON=ON",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-Dpybind11_DIR={pybind11_cmake_dir()}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
             *shlex.split(os.environ.get("TORCH_EXT_CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("MAX_JOBS")
         yield ["--build", str(build), *(["--parallel", jobs] if jobs else [])]
         yield ["--install", str(build), "--prefix", str(package)]
+
+    def ninja(self):
+        return shutil.which("ninja", path=self.search_path())
+
+    def with_ninja(self):
+        # By its path: the one that a kept build folder remembers may have gone with an isolated build.
+        return ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self.ninja()}"]
 
     @staticmethod
     def search_path():
@@ -122,10 +151,32 @@ class CMakeBuild(build_ext):
         return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
-torch_found = installed_torch()
+def pybind11_cmake_dir():
+    try:
+        import pybind11
+    except ImportError:
+        return None
+    return pybind11.get_cmake_dir()
+
+
+class SourceDistribution(sdist):
+    """Adds the commit that the sources are of, for build_info()."""
+
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        if (ROOT / ".git").exists() and shutil.which("git"):
+            describe = ["git", "describe", "--always", "--dirty"]
+            commit = subprocess.run(
+                describe, cwd=ROOT, capture_output=True, text=True, check=False
+            ).stdout
+            Path(base_dir, "COMMIT").write_text(commit)
+
+
+# A source distribution is for every torch, whichever is installed where it is made.
+torch_found = None if "sdist" in sys.argv else find_torch()
 setup(
     version=full_version(torch_found),
     install_requires=[torch_requirement(torch_found)],
     ext_modules=[Extension("torch_ext._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "sdist": SourceDistribution},
 )

@@ -1,8 +1,13 @@
 # What was built, for what: one JSON text, installed beside the package (readable before anything is loaded)
 # and compiled into the library. Sets TORCH_EXT_BUILD_JSON to its path.
 
-execute_process(COMMAND git describe --always --dirty WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}
-  OUTPUT_VARIABLE git OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+set(git "")
+if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/.git)
+  execute_process(COMMAND git describe --always --dirty WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}
+    OUTPUT_VARIABLE git OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+elseif(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/COMMIT)  # in a source distribution
+  file(STRINGS ${CMAKE_CURRENT_SOURCE_DIR}/COMMIT git LIMIT_COUNT 1)
+endif()
 if(TORCH_EXT_CUDA)
   string(REPLACE "." "" cuda_tag "cu${TORCH_EXT_CUDA_VERSION}")
 else()

@@ -7,6 +7,7 @@
 # TORCH_EXT_TORCH_ROOT  torch's root (site-packages/torch, or an unpacked LibTorch); searched in
 #                       CMAKE_PREFIX_PATH unless set
 # Defines               torch_ext_torch_headers, torch_ext_torch, and torch_ext_torch_cuda where torch has CUDA;
+#                       torch_ext::aot_inductor, for programs that run packages of AOTInductor;
 #                       TORCH_EXT_TORCH_MINOR ("2.15"), TORCH_EXT_TORCH_PROBLEM (empty when found)
 
 set(TORCH_EXT_TORCH_PROBLEM "")
@@ -21,21 +22,28 @@ else()
 endif()
 
 if(TORCH_EXT_TORCH_ROOT AND NOT TARGET torch_ext_torch)
-  add_library(torch_ext_torch_headers INTERFACE IMPORTED)
+  add_library(torch_ext_torch_headers INTERFACE IMPORTED GLOBAL)
   target_include_directories(torch_ext_torch_headers SYSTEM INTERFACE
     ${TORCH_EXT_TORCH_ROOT}/include ${TORCH_EXT_TORCH_ROOT}/include/torch/csrc/api/include)
   target_compile_features(torch_ext_torch_headers INTERFACE cxx_std_20)
 
   # A CUDA torch needs libraries (NCCL, cuDNN) that a linker looks for in the wrong places; they are found
   # when the program starts, through torch's own RPATH.
-  add_library(torch_ext_torch INTERFACE IMPORTED)
+  add_library(torch_ext_torch INTERFACE IMPORTED GLOBAL)
   target_link_libraries(torch_ext_torch INTERFACE torch_ext_torch_headers
     ${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cpu.so ${TORCH_EXT_TORCH_ROOT}/lib/libc10.so)
   target_link_options(torch_ext_torch INTERFACE LINKER:--allow-shlib-undefined)
 
+  # Such a package asks the loader for libtorch.so, which holds nothing but the names of all of torch's
+  # libraries. Of a CUDA torch that is all of CUDA, so only programs that say so get it.
+  add_library(torch_ext::aot_inductor INTERFACE IMPORTED GLOBAL)
+  target_link_libraries(torch_ext::aot_inductor INTERFACE torch_ext_torch)
+  target_link_options(torch_ext::aot_inductor INTERFACE
+    LINKER:--push-state,--no-as-needed,${TORCH_EXT_TORCH_ROOT}/lib/libtorch.so,--pop-state)
+
   if(EXISTS ${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cuda.so)
     # libtorch_cuda is kept although no symbol of it is used: it is what gives a C++ program CUDA tensors.
-    add_library(torch_ext_torch_cuda INTERFACE IMPORTED)
+    add_library(torch_ext_torch_cuda INTERFACE IMPORTED GLOBAL)
     target_link_libraries(torch_ext_torch_cuda INTERFACE torch_ext_torch ${TORCH_EXT_TORCH_ROOT}/lib/libc10_cuda.so)
     target_link_options(torch_ext_torch_cuda INTERFACE
       LINKER:--push-state,--no-as-needed,${TORCH_EXT_TORCH_ROOT}/lib/libtorch_cuda.so,--pop-state)

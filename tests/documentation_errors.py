@@ -96,7 +96,9 @@ def loaded(folder, build=(), text=None):
     library.parent.mkdir()
     if text is not None:
         library.write_text(text)
-    with mock.patch.multiple(_library, PACKAGE=folder, LIBRARY=library):
+    # A user's process has no other copy, as this one has.
+    alone = mock.patch.object(_library, "_check_other_copies")
+    with mock.patch.multiple(_library, PACKAGE=folder, LIBRARY=library), alone:
         return raised(_library.load)
 
 

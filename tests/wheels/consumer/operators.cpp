@@ -1,0 +1,4 @@
+// A library of the user's, which brings operators into the programs that link it.
+int operators() {
+  return 1;
+}
