@@ -45,8 +45,7 @@ def worst_terms(dtype, lanes):
 def error_and_bound(input, grad_output):
     """Of the slope's gradient, in units of the sum of the terms' magnitudes."""
     terms = [
-        Fraction(x) * Fraction(g)
-        for x, g in zip(input.tolist(), grad_output.tolist(), strict=True)
+        Fraction(x) * Fraction(g) for x, g in zip(input.tolist(), grad_output.tolist(), strict=True)
     ]
     weight = torch.tensor([0.25], dtype=input.dtype)
     _, grad_weight = torch.ops.torch_ext.prelu_backward(grad_output, input, weight, [False, True])

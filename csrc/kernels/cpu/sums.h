@@ -11,9 +11,9 @@
 
 namespace torch_ext::cpu {
 
-// A term's way through a float32 sum: one rounding of the product, kChain - 1 in its chain, two where
-// four chains meet. The contract allows 16 (docs/how-it-works.md counts them); data that needs all of
-// them exists (tests/test_error_bound.py).
+// A term's way through a float32 sum: one rounding of the product, kChain - 1 in its chain, two
+// where four chains meet. The contract allows 16 (docs/how-it-works.md counts them); data that
+// needs all of them exists (tests/test_error_bound.py).
 inline constexpr int kChain = 12;
 
 // s + error == a + b exactly, where s is the rounded sum. T: double or a SIMD vector of doubles.
