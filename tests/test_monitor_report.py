@@ -163,6 +163,19 @@ def test_the_picture_shows_what_the_report_says(tmp_path):
     assert list(drawn) == [layer.grad_output.mean for layer in layers]
 
 
+def test_the_default_device_changes_nothing(tmp_path):
+    pytest.importorskip("matplotlib")
+    monitor = monitored()
+    expected = monitor.to_dict()
+    model = nn.LeakyReLU(0.25)
+    with torch.device("meta"):  # which has no values: what is made there by mistake fails
+        assert monitor.to_dict() == expected
+        monitor.plot(tmp_path / "monitor.png")
+        leaky = ActivationMonitor(model)
+    model(torch.randn(8, 3, requires_grad=True)).sum().backward()
+    assert leaky.report().layers[0].slope.unique().tolist() == [0.25]
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_picture_of_little_is_still_drawn(steps):
     pytest.importorskip("matplotlib")

@@ -330,7 +330,7 @@ def _slope_copy(module: nn.Module) -> Tensor | None:
         return None
     if isinstance(slope, Tensor):
         return slope.detach().to("cpu", torch.float64, copy=True).reshape(-1)
-    return torch.tensor([slope], dtype=torch.float64)
+    return torch.tensor([slope], dtype=torch.float64, device="cpu")
 
 
 def _per_channel(slope: Tensor | None, channels: int) -> Tensor | None:

@@ -111,7 +111,7 @@ def _draw_channels(axes: Axes, place: int, values: Tensor, colour: str) -> None:
     known = values[values.isfinite()]
     if not known.numel():
         return
-    points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=known.dtype)
+    points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=known.dtype, device=known.device)
     low, lower, middle, upper, high = known.quantile(points).tolist()
     axes.vlines(place, low, high, color=colour, linewidth=1.5)
     axes.vlines(place, lower, upper, color=colour, linewidth=6, alpha=0.6)
