@@ -4,6 +4,7 @@
 #   make leaks     leak sanitizer; growth of memory over calls from Python
 #   make valgrind  reads of memory that nobody has written
 #   make fuzz      libFuzzer against an oracle, for FUZZ_SECONDS
+#   make mutants   rules broken one at a time, each to be noticed by a test; MUTANTS="--only bfloat16" for some
 # Every tool that is missing is installed, on Debian and with the rights to.
 
 ASAN := $(BUILD)-asan
@@ -23,7 +24,7 @@ FUZZ_SECONDS ?= 60
 # Instruction sets, each with its share of the time; native is the best one that there is.
 FUZZ_CAPABILITIES ?= native avx2 default
 
-.PHONY: asan tsan leaks valgrind fuzz asan-build
+.PHONY: asan tsan leaks valgrind fuzz asan-build mutants
 
 # A comma, where one would end an argument.
 , := ,
@@ -101,3 +102,8 @@ fuzz: environment
 	  [ $$capability = native ] || export ATEN_CPU_CAPABILITY=$$capability; \
 	  $(FUZZER) -max_total_time=$$(($(FUZZ_SECONDS) / $(words $(FUZZ_CAPABILITIES)))) -print_final_stats=1 $(FUZZ)/corpus; \
 	done
+
+# --- the tests themselves ----------------------------------------------------------------------------------------
+
+mutants: system environment $(VENV)/.bench-ready
+	$(PY) tests/faults/mutants.py $(MUTANTS)

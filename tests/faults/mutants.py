@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plant import ROOT, NotPlanted
-from tqdm import tqdm
+from rich.progress import track
 
 COPY = ROOT / "build" / "mutants"
 
@@ -499,12 +499,10 @@ def main() -> None:
     start = time.monotonic()
     tree = Tree()
     all_tests = sorted({mutant.tests for mutant in chosen})
-    for tests in tqdm(all_tests, desc="without a mutant", unit="test file"):
+    for tests in track(all_tests, "without a mutant"):
         if (said := tree.build(tests) or tree.first_failure(tests)) is not None:
             sys.exit(f"without a mutant, {tests} fails: {said}")
-    killed = {
-        mutant: killer(tree, mutant) for mutant in tqdm(chosen, desc="mutants", unit="mutant")
-    }
+    killed = {mutant: killer(tree, mutant) for mutant in track(chosen, "mutants")}
     report = f"{table(killed)}\n\n{(time.monotonic() - start) / 60:.0f} minutes\n"
     print(report)
     if arguments.output:
