@@ -136,7 +136,7 @@ $(VENV)/.docs-ready: docs/requirements.txt $(VENV)/.ready
 
 # facenet-pytorch pins old versions of what we have newer, hence last and alone.
 $(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
-	$(PY) -c "import sys, importlib.util as u; sys.exit(not u.find_spec('facenet_pytorch'))" || { \
+	$(PY) -c "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ('facenet_pytorch', 'sklearn', 'skimage', 'matplotlib', 'rich'))))" || { \
 	  $(PY) -m pip install -r examples/python/requirements.txt \
 	    "torch==$$($(INSTALLED_TORCH))" \
 	  && $(PY) -m pip install --no-deps facenet-pytorch==2.6.0; }
