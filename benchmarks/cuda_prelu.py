@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's chatter; read when torch loads
@@ -21,41 +20,16 @@ import torch
 import torch._functorch.config
 from cuda_cases import CudaCase
 from cuda_timing import Clock, Graphs, Run, Timing
+from stock import Prelu, agrees, stock_of
 from torch import Tensor
-from torch.nn import functional
 
 import torch_ext
 
 EVENTS = "TORCH_EXT_GPU_EVENTS"  # the file in which `make gpu` reads rows (tests/gpu/events.py)
 TENSORS_AT_ONCE = 14  # of full size that a case may hold: inputs, results in graphs, copies
-COPY_MAY_DIFFER = ("bfloat16/float32", "float16/float32")  # stock has no such pair
 CALL_BYTES = 4 << 20  # up to here the cost of a call itself is told
 LARGE_BYTES = 64 << 20  # first in the compile set, as its time may not suffice for all
 REHEARSAL_BYTES = 1 << 20  # a tensor of more is left out of a rehearsal
-
-Prelu = Callable[[Tensor, Tensor], Tensor]
-
-
-def casting_prelu(x: Tensor, weight: Tensor) -> Tensor:
-    """Stock refuses a float32 weight with 16-bit data; a cast is what autocast adds there."""
-    return functional.prelu(x, weight.to(x.dtype))
-
-
-def stock_of(case: CudaCase) -> Prelu:
-    return functional.prelu if case.data_dtype == case.weight_dtype else casting_prelu
-
-
-def check(case: CudaCase, x: Tensor, weight: Tensor, grad_output: Tensor) -> None:
-    """Ours has stock's bits, save the slope's gradient (and mixed dtypes, which stock has not)."""
-    if case.dtype in COPY_MAY_DIFFER:
-        return
-    results = []
-    for prelu in (torch_ext.prelu, functional.prelu):
-        y = prelu(x, weight)
-        results.append((y.detach(), *torch.autograd.grad(y, x, grad_output)))
-    for ours, stock in zip(*results, strict=True):
-        if not torch.equal(ours, stock):
-            raise AssertionError(f"{case.title}: results differ from stock; nothing was timed")
 
 
 def copy_of(moved_bytes: int, device: str) -> Run:
@@ -73,7 +47,8 @@ class Bench:
     def measure(self, case: CudaCase, kind: str) -> dict:
         """Figures of one case: against copy and stock, or of steps against torch.compile."""
         tensors = case.tensors_on(self.device)
-        check(case, *tensors)
+        if not agrees(case, *tensors):
+            raise AssertionError(f"{case.title}: results differ from stock; nothing was timed")
         figures = {
             "bytes": case.bytes,
             "aligned": case.aligned,

@@ -8,7 +8,6 @@ x). Backward is timed on a retained graph; a step is forward and backward with a
 import argparse
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -22,42 +21,22 @@ import torch
 import torch._functorch.config
 from cases import Case, all_cases, core_cases
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from stock import Prelu, agrees, stock_of
 from timing import Run, interleaved
 from torch import Tensor
-from torch.nn import functional
 
 import torch_ext
 
-Prelu = Callable[[Tensor, Tensor], Tensor]
 TENSORS_AT_ONCE = 9  # of full size that a row may hold: inputs, outputs, stock's temporaries
 
 
-def casting_prelu(x: Tensor, weight: Tensor) -> Tensor:
-    """Stock refuses a float32 weight with 16-bit data; a cast is what autocast adds there."""
-    return functional.prelu(x, weight.to(x.dtype))
-
-
 def contenders(case: Case, compiled: bool) -> dict[str, Prelu]:
-    same_dtype = case.data_dtype == case.weight_dtype
-    stock = functional.prelu if same_dtype else casting_prelu
+    stock = stock_of(case)
     prelus: dict[str, Prelu] = {"stock": stock, "ours": torch_ext.prelu}
     if compiled:
         torch._dynamo.reset()
         prelus["compile"] = torch.compile(lambda x, weight: stock(x, weight), dynamic=False)
     return prelus
-
-
-def check(case: Case, x: Tensor, weight: Tensor, grad_output: Tensor) -> None:
-    """Ours has stock's bits, save the slope's gradient (and mixed dtypes, which stock has not)."""
-    if case.data_dtype != case.weight_dtype:
-        return
-    results = []
-    for prelu in (torch_ext.prelu, functional.prelu):
-        y = prelu(x, weight)
-        results.append((y.detach(), *torch.autograd.grad(y, x, grad_output)))
-    for ours, stock in zip(*results, strict=True):
-        if not torch.equal(ours, stock):
-            raise SystemExit(f"{case.title}: results differ from stock; nothing was timed")
 
 
 @dataclass
@@ -82,7 +61,8 @@ class Runs:
 
 def measure(case: Case, rounds: int, compiled: bool) -> report.Row:
     x, weight, grad_output = case.tensors()
-    check(case, x, weight, grad_output)
+    if not agrees(case, x, weight, grad_output):
+        raise SystemExit(f"{case.title}: results differ from stock; nothing was timed")
     prelus = contenders(case, compiled)
     runs = Runs(x, weight, grad_output)
     with torch.no_grad():

@@ -106,4 +106,4 @@ fuzz: environment
 # --- the tests themselves ----------------------------------------------------------------------------------------
 
 mutants: system environment $(VENV)/.bench-ready
-	$(PY) tests/faults/mutants.py $(MUTANTS)
+	$(PY) tests/faults/mutate.py $(MUTANTS)

@@ -23,9 +23,9 @@ def run(check, folder, fault=None):
     for part in check.folders:
         shutil.copytree(ROOT / part, folder / part)
     for file, old, new in check.edits:
-        _replace(folder / file, old, new)
+        replace(folder / file, old, new)
     if fault is not None:
-        _replace(folder / fault.file, fault.old, fault.new)
+        replace(folder / fault.file, fault.old, fault.new)
     torch_root = Path(torch.__file__).parent
     names = {
         "cxx": os.environ.get("CXX", "c++") + " -std=c++20",
@@ -57,7 +57,8 @@ def problem_of(fault, said):
     return None
 
 
-def _replace(path, old, new):
+def replace(path, old, new):
+    """Puts `new` in the place of `old`, which has to be there once."""
     text = path.read_text(encoding="utf-8")
     if text.count(old) != 1:
         raise NotPlanted(f"{text.count(old)} times in {path}: {old!r}")

@@ -18,8 +18,8 @@ def clean_environment(**changes):
     return {**{k: v for k, v in os.environ.items() if k not in dropped}, **changes}
 
 
-def output_of(*command, cwd=None, **environment):
-    result = subprocess.run(
+def _run(*command, cwd=None, **environment):
+    return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         env=clean_environment(**environment),
@@ -27,19 +27,16 @@ def output_of(*command, cwd=None, **environment):
         capture_output=True,
         text=True,
     )
+
+
+def output_of(*command, **options):
+    result = _run(*command, **options)
     assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
 
-def error_of(*command, cwd=None, **environment):
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=clean_environment(**environment),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+def error_of(*command, **options):
+    result = _run(*command, **options)
     assert result.returncode != 0, result.stdout
     return result.stdout + result.stderr
 

@@ -10,6 +10,7 @@
 #include "kernels/cpu/channel_tasks.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/steps.h"
+#include "kernels/cpu/wide_lanes.h"
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
