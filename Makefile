@@ -9,8 +9,10 @@
 # make test-models     swaps in models of other packages, with their trained weights
 # make gpu             tests and measures on the GPU of this machine, in at most 10 minutes; GPU_ARGS="--help" tells more
 # make gpu-status      have the CUDA sources of this tree run on a GPU?
-# make asan | tsan | leaks | valgrind | fuzz   checkers, see tests/sanitizers.mk
 # make check-static    clang as a second compiler, for CUDA too, clang-tidy, cppcheck, see tests/static.mk
+# make asan | tsan | leaks | valgrind | fuzz   checkers that watch the programs run, see tests/sanitizers.mk
+# make coverage | mutants | repeat             are the tests any good? see tests/full.mk
+# make full            all of these in their long forms: hours
 # make docs            the manual, build/docs/index.html
 #
 # Everything that a target needs is set up by it: a virtual environment with the pinned tools, the build.
@@ -74,9 +76,10 @@ gpu:
 gpu-status:
 	@PYTHONPATH=$(CURDIR)/tests $(GPU_PY) -m gpu.status $(GPU_ARGS)
 
-# Passive: threads that wait must not take the cores from those that compile or compute.
+# Passive: threads that wait must not take the cores from those that compile or compute. Two processes, each with whole
+# files: what a file prepares is prepared once.
 pytest: build
-	OMP_WAIT_POLICY=passive $(PY) -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 ctest: build
 	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -j2
@@ -115,7 +118,7 @@ environment: $(VENV)/.ready
 
 $(VENV)/.ready: tests/requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, hypothesis, onnxscript, matplotlib" && command -v cmake ninja; } >/dev/null 2>&1 \
+	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, hypothesis, onnxscript, matplotlib, xdist" && command -v cmake ninja; } >/dev/null 2>&1 \
 	  || $(PY) -m pip install torch==$$($(INSTALLED_TORCH) || echo $(TORCH_VERSION)) -r tests/requirements.txt
 	touch $@
 
@@ -165,5 +168,6 @@ check-types: environment
 clean:
 	rm -rf build dist torch_ext/lib torch_ext/include torch_ext/_build.json torch_ext/_C*.so
 
-include tests/sanitizers.mk
 include tests/static.mk
+include tests/sanitizers.mk
+include tests/full.mk

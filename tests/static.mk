@@ -60,11 +60,14 @@ check-cppcheck: static-tools
 	$(MUST_FAIL) "arrayIndexOutOfBounds" $(CPPCHECK) $(STATIC)/planted
 	$(CPPCHECK) csrc
 
-STATIC_TOOLS := $(CLANGXX) clang-tidy-$(CLANG_VERSION) run-clang-tidy-$(CLANG_VERSION) cppcheck
-STATIC_PACKAGES := clang-$(CLANG_VERSION) clang-tidy-$(CLANG_VERSION) libomp-$(CLANG_VERSION)-dev cppcheck
+# (The sanitizers' builds, sanitizers.mk, use the same clang.)
+STATIC_TOOLS := $(CLANGXX) clang-tidy-$(CLANG_VERSION) run-clang-tidy-$(CLANG_VERSION) llvm-symbolizer-$(CLANG_VERSION) cppcheck
+STATIC_PACKAGES := cppcheck $(foreach package,clang clang-tidy llvm,$(package)-$(CLANG_VERSION)) \
+  libomp-$(CLANG_VERSION)-dev libclang-rt-$(CLANG_VERSION)-dev
+STATIC_FILES := $(addprefix /usr/lib/llvm-$(CLANG_VERSION)/lib/clang/$(CLANG_VERSION)/,include/omp.h lib/linux/libclang_rt.asan-x86_64.so)
 
 static-tools:
-	@{ for tool in $(STATIC_TOOLS); do command -v $$tool || exit 1; done && test -e /usr/lib/llvm-$(CLANG_VERSION)/lib/clang/$(CLANG_VERSION)/include/omp.h; } >/dev/null \
+	@{ for tool in $(STATIC_TOOLS); do command -v $$tool || exit 1; done && ls $(STATIC_FILES); } >/dev/null 2>&1 \
 	  || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
 	       && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(STATIC_PACKAGES); } \
 	  || { echo "torch_ext: static checks need $(STATIC_PACKAGES) (names of Debian's packages)" >&2; exit 1; }

@@ -64,3 +64,24 @@ def test_the_bound_holds_where_every_rounding_counts(dtype):
         assert error <= bound
         errors.append(error)
     assert max(errors) > 8, "no register had these lanes: the data is not the worst"
+
+
+@pytest.mark.parametrize("shape", ((1, 1, 2**21), (2**20, 2, 1)), ids=("planes", "columns"))
+def test_the_bound_holds_for_as_many_equal_terms_as_you_like(shape):
+    """float64's sums have no wider type to go to: what each addition loses is added up beside them.
+
+    Equal terms are rounded the same way over and over, so that what is lost adds up as well.
+    """
+    generator = torch.Generator().manual_seed(3)
+    unit, count = UNIT[torch.float64], shape[0] * shape[2]
+    for _ in range(8):
+        x, g = (1 + torch.rand(2, generator=generator, dtype=torch.float64)).tolist()
+        input = torch.full(shape, -x, dtype=torch.float64)
+        grad_output = torch.full(shape, g, dtype=torch.float64)
+        weight = torch.full(shape[1:2], 0.25, dtype=torch.float64)
+        _, grad_weight = torch.ops.torch_ext.prelu_backward(
+            grad_output, input, weight, [False, True]
+        )
+        exact = count * Fraction(-x) * Fraction(g)
+        for got in grad_weight.tolist():
+            assert abs(Fraction(got) - exact) <= (16 + 1) * unit * abs(exact)

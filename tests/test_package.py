@@ -15,6 +15,7 @@ import torch
 from installed import LIBRARY, LIBRARY_NAME, PACKAGE, REPOSITORY, openmp_runtimes, run_python
 
 import torch_ext
+import torch_ext.info
 
 TORCH_MINOR = ".".join(torch.__version__.split(".")[:2])
 
@@ -112,6 +113,11 @@ def test_info_prints_what_a_bug_report_needs():
         "TORCH_EXT_HUGE_PAGES",
     ):
         assert needed in text
+
+
+def test_what_info_prints_is_a_function_too():
+    printed = run_python("", "-m", "torch_ext.info")
+    assert torch_ext.info.describe().splitlines()[:9] == printed.splitlines()[:9]
 
 
 def test_info_shows_how_a_knob_is_set(monkeypatch):

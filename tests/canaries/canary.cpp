@@ -28,8 +28,8 @@ void read_past_the_end() {
 void race() {
   const auto input = torch::ones({kSize});
   const auto weight = torch::ones({1});
-  std::jthread writer([values = input.mutable_data_ptr<float>()] {
-    for (int round = 0; round < 1000; ++round) {
+  std::jthread writer([values = input.mutable_data_ptr<float>()](const std::stop_token& stop) {
+    for (int64_t round = 0; !stop.stop_requested(); ++round) {
       values[round % kSize] = -1;
     }
   });

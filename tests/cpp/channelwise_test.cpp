@@ -11,6 +11,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "kernels/cpu/prelu.h"
@@ -146,12 +147,12 @@ class Channelwise : public testing::Test {
     const ChannelSums<acc_t, weight_t> channel_sums{
         wants_weight && tasks.splits() > 1 ? partial.data() : nullptr,
         wants_weight ? grad_weight.data() : nullptr, view.channels};
-    for (const int64_t task : any_order(forward_tasks.size())) {
+    for_each_task(forward_tasks.size(), [&](int64_t task) {
       kernels.forward(forward_tasks, task, task + 1, forward);
-    }
-    for (const int64_t task : any_order(tasks.size())) {
+    });
+    for_each_task(tasks.size(), [&](int64_t task) {
       kernels.backward(tasks, task, task + 1, backward, channel_sums);
-    }
+    });
     if (channel_sums.partial != nullptr) {
       channel_sums.finish(tasks.splits(), 0, view.channels);
     }
@@ -173,14 +174,29 @@ class Channelwise : public testing::Test {
     EXPECT_TRUE(input.guards_intact());
   }
 
-  std::vector<int64_t> any_order(int64_t size) {
+  template <typename Run>
+  void for_each_task(int64_t size, const Run& run) {
     std::vector<int64_t> order(size);
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random_);
-    return order;
+    if (threads_ == 1) {
+      std::for_each(order.begin(), order.end(), run);
+      return;
+    }
+    at_once_ = std::max(at_once_, std::min(size, threads_));
+    std::vector<std::jthread> threads;
+    for (int64_t t = 0; t < std::min(size, threads_); ++t) {
+      threads.emplace_back([&, t] {
+        for (int64_t i = t; i < size; i += threads_) {
+          run(order[i]);
+        }
+      });
+    }
   }
 
   std::mt19937 random_{11};
+  int64_t threads_ = 1;
+  int64_t at_once_ = 0;  // tasks of the problem that had most of them in flight
   int bypassed_ = 0;  // problems that were written past the caches
 };
 
@@ -230,6 +246,18 @@ TYPED_TEST(Channelwise, CombinesTheTasksOfLargeTensors) {
   this->check({30011, 3, 1}, 2, true, true);
   this->check({70, 1030, 1}, 3, true, true);
   this->check({40, 90, 25}, 0, true, true);
+}
+
+// For the thread sanitizer: no task writes where another one reads or writes, vectors that reach back included.
+TYPED_TEST(Channelwise, TasksMayRunAtOnce) {
+  this->threads_ = 4;
+  for (const ChannelView& view :
+       {ChannelView{1, 1, 200003}, ChannelView{3, 2, 20011}, ChannelView{30011, 3, 1},
+        ChannelView{70, 1030, 1}, ChannelView{40, 90, 25}, ChannelView{300, 301, 7}}) {
+    this->at_once_ = 0;
+    this->check(view, 1, true, true);
+    EXPECT_EQ(this->at_once_, 4) << view.outer << " x " << view.channels << " x " << view.inner;
+  }
 }
 
 // A NaN has 2^24 - 2 bit patterns, and rounding to 16 bits must not make a number of any.

@@ -5,7 +5,7 @@
 
 A mutant is planted in a copy of the sources, which is rebuilt where it has to be, and its tests run
 until the first one fails. One that nothing kills is an error, and so is one whose text is no longer
-there.
+there. The faults of table.py, in the CUDA kernels, are looked for as `make test` does it.
 """
 
 import argparse
@@ -14,12 +14,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import plant
 from mutants import MUTANTS, Mutant
 from plant import ROOT, replace
 from rich.progress import track
+from table import CHECKS, FAULTS, Fault
 
 COPY = ROOT / "build" / "mutants"
 
@@ -42,7 +45,7 @@ class Tree:
             "PYTHONPATH": str(self.root),
             "PYTHONDONTWRITEBYTECODE": "1",
             "TORCH_EXT_BUILD_DIR": str(COPY / "native"),
-            "TORCH_EXT_CMAKE_ARGS": "-DTORCH_EXT_TESTS=ON",
+            "TORCH_EXT_CMAKE_ARGS": "-DTORCH_EXT_TESTS=ON -DTORCH_EXT_SANITIZED_TESTS=OFF",
             "FORCE_CPU": "1",
             "OMP_WAIT_POLICY": "passive",
         }
@@ -92,20 +95,33 @@ def killer(tree: Tree, mutant: Mutant) -> str | None:
     try:
         native = mutant.file.startswith("csrc") and not mutant.file.endswith(".cu")
         if native and (said := tree.build(mutant.tests)) is not None:
-            error = re.search(r"error: .*", said)
-            return f"the compiler: {error[0] if error else said[-200:]}"
+            if assertion := re.search(r"error: (static assertion failed.*)", said):
+                return f"the compiler: {assertion[1]}"
+            sys.exit(f"{mutant.rule}: the mutant does not compile\n{said[-2000:]}")
         return tree.first_failure(mutant.tests)
     finally:
         path.write_text(text, encoding="utf-8")
 
 
-def table(killed: dict[Mutant, str | None]) -> str:
+def finder(fault: Fault) -> str | None:
+    """The check that finds a fault of table.py, for the right reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = plant.run(CHECKS[fault.check], Path(folder), fault)
+    return fault.check if plant.problem_of(fault, said) is None else None
+
+
+def table(killed: dict[Mutant | Fault, str | None]) -> str:
     """One line for each mutant: the rule it breaks, where, and what noticed."""
     survivors = sum(by is None for by in killed.values())
     lines = [f"{len(killed)} mutants, {len(killed) - survivors} killed, {survivors} survived", ""]
     for mutant, by in killed.items():
-        lines.append(f"{mutant.rule:54} {mutant.file:36} {by or 'SURVIVED'}")
+        rule = mutant.rule if isinstance(mutant, Mutant) else mutant.name
+        lines.append(f"{rule:54} {mutant.file:36} {by or 'SURVIVED'}")
     return "\n".join(lines)
+
+
+def has(text: str, mutant: Mutant | Fault) -> bool:
+    return text in (mutant.rule if isinstance(mutant, Mutant) else mutant.name) + " " + mutant.file
 
 
 def main() -> None:
@@ -113,7 +129,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="mutants whose rule or file has this text")
     parser.add_argument("--output", type=Path, help="also write the table there")
     arguments = parser.parse_args()
-    chosen = [m for m in MUTANTS if arguments.only in m.rule or arguments.only in m.file]
+    chosen = [mutant for mutant in MUTANTS if has(arguments.only, mutant)]
+    faults = [fault for fault in FAULTS if has(arguments.only, fault)]
 
     start = time.monotonic()
     tree = Tree()
@@ -121,7 +138,12 @@ def main() -> None:
     for tests in track(all_tests, "without a mutant"):
         if (said := tree.build(tests) or tree.first_failure(tests)) is not None:
             sys.exit(f"without a mutant, {tests} fails: {said}")
-    killed = {mutant: killer(tree, mutant) for mutant in track(chosen, "mutants")}
+    killed: dict[Mutant | Fault, str | None] = {}
+    for mutant in track(chosen, "mutants"):
+        killed[mutant] = killer(tree, mutant)
+        print(f"{mutant.rule}: {killed[mutant] or 'SURVIVED'}", flush=True)
+    for fault in track(faults, "faults of the CUDA kernels"):
+        killed[fault] = finder(fault)
     report = f"{table(killed)}\n\n{(time.monotonic() - start) / 60:.0f} minutes\n"
     print(report)
     if arguments.output:
