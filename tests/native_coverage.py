@@ -44,7 +44,9 @@ def percent(counts: tuple[int, int]) -> float:
 def main() -> None:
     files = summaries(Path(sys.argv[1]), sys.argv[2:])
     for name, summary in files.items():
-        cells = [f"{percent(summary[what]):5.1f} % of {summary[what][1]:4} {what}" for what in LEAST]
+        cells = [
+            f"{percent(summary[what]):5.1f} % of {summary[what][1]:4} {what}" for what in LEAST
+        ]
         print(f"{name:32} {'   '.join(cells)}")
     totals = {
         what: percent(tuple(map(sum, zip(*(file[what] for file in files.values()), strict=True))))

@@ -116,6 +116,7 @@ static_assert([] {
   return tasks[tasks.size() - 1].inner.last == int64_t{1} << 33;
 }());
 static_assert(ChannelTasks({int64_t{1} << 32, 3, 1}, 4, true).row_size() < tuning::kMaxColumns);
+static_assert(ChannelTasks({2, int64_t{1} << 31, 2}, 4, true).row_size() == int64_t{1} << 32);
 
 }  // namespace
 }  // namespace torch_ext::cpu

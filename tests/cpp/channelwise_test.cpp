@@ -197,7 +197,7 @@ class Channelwise : public testing::Test {
   std::mt19937 random_{11};
   int64_t threads_ = 1;
   int64_t at_once_ = 0;  // tasks of the problem that had most of them in flight
-  int bypassed_ = 0;  // problems that were written past the caches
+  int bypassed_ = 0;     // problems that were written past the caches
 };
 
 TYPED_TEST_SUITE(Channelwise, AllTypes);
@@ -248,7 +248,8 @@ TYPED_TEST(Channelwise, CombinesTheTasksOfLargeTensors) {
   this->check({40, 90, 25}, 0, true, true);
 }
 
-// For the thread sanitizer: no task writes where another one reads or writes, vectors that reach back included.
+// For the thread sanitizer: no task writes where another one reads or writes, vectors that reach
+// back included.
 TYPED_TEST(Channelwise, TasksMayRunAtOnce) {
   this->threads_ = 4;
   for (const ChannelView& view :

@@ -161,9 +161,9 @@ MUTANTS = (
     ),
     Mutant(
         "the end of a row of columns is summed once",
-        f"{_CPU}/steps.h",
-        "chain = chain + terms.last(count);",
-        "chain = chain + terms;",
+        f"{_CPU}/columns.h",
+        "&columns[(cut.last_step() + 1) * kSize - cut.left];",
+        "&columns[cut.last_step() * kSize];",
         "test_exact_sums.py",
     ),
     Mutant(

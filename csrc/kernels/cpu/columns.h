@@ -138,11 +138,9 @@ class ColumnsWalker {
       steps<1>(Steps::advanced(at, column), slopes + column, chains + column);
     }
     if (width == cut.columns && cut.reaches_back()) {
+      // Mapping elements again changes nothing; of the step's sums, put_columns takes the new ones.
       const int64_t last = cut.last_step() * kSize;
-      WideStep terms(acc_t(0));
-      Steps::overlapping_step(
-          Steps::advanced(at, cut.last_column()), cut.left, WideStep::load(slopes + last), terms);
-      add_to(chains + last, terms);
+      steps<1>(Steps::advanced(at, cut.last_column()), slopes + last, chains + last);
     } else if (column < width) {
       WideStep terms(acc_t(0));
       Steps::short_step(

@@ -83,12 +83,6 @@ struct StepsOf {
     }
   }
 
-  C10_ALWAYS_INLINE static void step(const Place& at, const WideStep& slopes, WideStep& chain) {
-    std::array<WideStep, 1> chains{chain};
-    steps<1>({at}, SharedSlope{slopes}, chains);
-    chain = chains[0];
-  }
-
   template <size_t kSteps>
   C10_ALWAYS_INLINE static std::array<Place, kSteps> neighbours(const Place& first) {
     std::array<Place, kSteps> at;
@@ -109,17 +103,6 @@ struct StepsOf {
     combine(in, slopes, out, chain);
     if constexpr (Op::kMaps) {
       out.store(from.output, count);
-    }
-  }
-
-  // A step over the last elements of a run, of which only the last `count` are new: mapping the
-  // others again changes nothing, but their terms must not count twice.
-  C10_ALWAYS_INLINE static void overlapping_step(
-      const Place& from, int64_t count, const WideStep& slopes, WideStep& chain) {
-    WideStep terms(acc_t(0));
-    step(from, slopes, terms);
-    if constexpr (Op::kSums) {
-      chain = chain + terms.last(count);
     }
   }
 
