@@ -40,7 +40,7 @@ STAGES = (
     Stage("leaks", "leaks FULL=1", f"{_PYTEST}|^(\\d+ calls of every path)$"),
     Stage("tsan", "tsan FULL=1", r"^\[==========\] (\d+ tests .* ran)"),
     Stage("valgrind", "valgrind FULL=1", r"^\[==========\] (\d+ tests .* ran)|^(\d+ calls of .*)$"),
-    Stage("fuzz", "fuzz FULL=1", r"^(?:Done )(\d+ runs in \d+ second.*)$"),
+    Stage("fuzz", "fuzz FULL=1", r"^(fuzzing for .*)$|^stat::(number_of_executed_units: \d+)$"),
     Stage("mutants", "mutants MUTANTS='--output tests/mutants_result.txt'", r"^(\d+ mutants, .*)$"),
     Stage("coverage", "coverage", r"^(C\+\+: .*|TOTAL .*)$"),
     Stage("CUDA package", "check-package FORCE_CUDA=1", _PYTEST),

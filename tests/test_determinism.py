@@ -32,6 +32,7 @@ LARGE = (
     Case("planes", (8, 16, 64, 65), (16,)),
     Case("channels_last", (8, 19, 50, 50), (19,), channels_last),
     Case("one_slope", (700001,), ()),
+    Case("one_slope_even_shares", (84 * 8335,), ()),  # of 2, 3, 4 or 7 threads
     Case("one_large_plane", (1, 2, 300007), (2,)),
     Case("wide_rows", (40, 15013), (15013,)),
     Case("tall_rows", (60001, 5), (5,)),

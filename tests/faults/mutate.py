@@ -1,7 +1,7 @@
 """The tests, tested: plants the mutants of mutants.py, and says what killed each.
 
     make mutants                        all of them; a table of what killed each
-    make mutants MUTANTS="--only tail"  those whose rule or file has the word
+    make mutants MUTANTS="--only tail"  those whose rule or file has it (a regular expression)
 
 A mutant is planted in a copy of the sources, which is rebuilt where it has to be, and its tests run
 until the first one fails. One that nothing kills is an error, and so is one whose text is no longer
@@ -75,13 +75,13 @@ class Tree:
         """The first test that fails, or None."""
         if not tests.endswith(".py"):
             done = self.run(str(COPY / "native" / "tests" / "cpp" / tests), "--gtest_brief=1")
-            failed = re.search(r"\[  FAILED  \] (\S+)", done.stdout)
+            failed = re.search(r"\[  FAILED  \] ([^\s,]+)", done.stdout)
         else:
             files = [f"tests/{name}" for name in tests.split()]
             done = self.run(
                 sys.executable, "-m", "pytest", "-x", "--tb=no", "-p", "no:cacheprovider", *files
             )
-            failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
+            failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - |$)", done.stdout, re.MULTILINE)
         if done.returncode == 0:
             return None
         return failed[1] if failed else f"{tests}: {(done.stdout + done.stderr)[-300:]}"
@@ -120,17 +120,18 @@ def table(killed: dict[Mutant | Fault, str | None]) -> str:
     return "\n".join(lines)
 
 
-def has(text: str, mutant: Mutant | Fault) -> bool:
-    return text in (mutant.rule if isinstance(mutant, Mutant) else mutant.name) + " " + mutant.file
+def fits(pattern: str, mutant: Mutant | Fault) -> bool:
+    rule = mutant.rule if isinstance(mutant, Mutant) else mutant.name
+    return re.search(pattern, f"{rule} {mutant.file}") is not None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="mutants whose rule or file has this text")
+    parser.add_argument("--only", default="", help="a regular expression for rule and file")
     parser.add_argument("--output", type=Path, help="also write the table there")
     arguments = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if has(arguments.only, mutant)]
-    faults = [fault for fault in FAULTS if has(arguments.only, fault)]
+    chosen = [mutant for mutant in MUTANTS if fits(arguments.only, mutant)]
+    faults = [fault for fault in FAULTS if fits(arguments.only, fault)]
 
     start = time.monotonic()
     tree = Tree()
