@@ -81,7 +81,9 @@ class Tree:
             done = self.run(
                 sys.executable, "-m", "pytest", "-x", "--tb=no", "-p", "no:cacheprovider", *files
             )
-            failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - |$)", done.stdout, re.MULTILINE)
+            failed = re.search(
+                r"^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - |$)", done.stdout, re.MULTILINE
+            )
         if done.returncode == 0:
             return None
         return failed[1] if failed else f"{tests}: {(done.stdout + done.stderr)[-300:]}"
