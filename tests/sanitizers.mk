@@ -89,7 +89,7 @@ leaks: asan-build
 	ASAN_OPTIONS=detect_leaks=1 $(ASAN)/tests/cpp/prelu_repeated
 	$(if $(FULL),$(MAKE) pytest PYTEST_ARGS=tests/test_memory_growth.py)
 
-MEMCHECK := valgrind --quiet --error-exitcode=9
+MEMCHECK := valgrind --quiet --error-exitcode=9 --suppressions=tests/valgrind_suppressions.txt
 valgrind: build
 	@command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind libc6-dbg; }
 	@mkdir -p $(BUILD)-valgrind && printf '#include <cstdlib>\nint main() { return *(volatile int*)std::malloc(4) == 42; }' \
