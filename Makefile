@@ -78,8 +78,9 @@ gpu-status:
 
 # Passive: threads that wait must not take the cores from those that compile or compute. Two processes, each with whole
 # files: what a file prepares is prepared once.
+PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
 pytest: build
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 ctest: build
 	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -j2

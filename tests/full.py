@@ -10,6 +10,7 @@ Logs stay in build/full. A stage that fails does not keep the others from runnin
 import argparse
 import dataclasses
 import datetime
+import importlib.metadata
 import json
 import os
 import re
@@ -35,7 +36,7 @@ class Stage:
 _PYTEST = r"^=*\s*(\d+ (?:passed|failed).* in [\d.]+s.*)$"
 _CTEST = r"^(\d+% tests passed.*)$"
 STAGES = (
-    Stage("long tests", "pytest PYTEST_ARGS='-m full'", _PYTEST),
+    Stage("long-tests", "pytest PYTEST_ARGS='-m full'", _PYTEST),
     Stage("asan", "asan FULL=1", f"{_PYTEST}|{_CTEST}"),
     Stage("leaks", "leaks FULL=1", f"{_PYTEST}|^(\\d+ calls of every path)$"),
     Stage("tsan", "tsan FULL=1", r"^\[==========\] (\d+ tests .* ran)"),
@@ -43,8 +44,8 @@ STAGES = (
     Stage("fuzz", "fuzz FULL=1", r"^(fuzzing for .*)$|^stat::(number_of_executed_units: \d+)$"),
     Stage("mutants", "mutants MUTANTS='--output tests/mutants_result.txt'", r"^(\d+ mutants, .*)$"),
     Stage("coverage", "coverage", r"^(C\+\+: .*|TOTAL .*)$"),
-    Stage("CUDA package", "check-package FORCE_CUDA=1", _PYTEST),
-    Stage("repeated runs", "repeat", r"^(\d+ of \d+ runs without .*)$"),
+    Stage("cuda-package", "check-package FORCE_CUDA=1", _PYTEST),
+    Stage("repeated-runs", "repeat", r"^(\d+ of \d+ runs without .*)$"),
 )
 
 
@@ -87,7 +88,10 @@ def run(stage: Stage) -> Outcome:
 
 
 def table(outcomes: dict[str, Outcome]) -> str:
-    lines = [f"make full, torch {torch_version()}, {os.cpu_count()} cores, no GPU", ""]
+    lines = [
+        f"make full, torch {importlib.metadata.version('torch')}, {os.cpu_count()} cores, no GPU",
+        "",
+    ]
     for stage in STAGES:
         if (outcome := outcomes.get(stage.name)) is None:
             lines.append(f"{stage.name:14} not run")
@@ -97,12 +101,6 @@ def table(outcomes: dict[str, Outcome]) -> str:
         lines.append(f"{stage.name:14} {how}  {when}")
         lines += [f"{'':14}   {said}" for said in outcome.said]
     return "\n".join(lines) + "\n"
-
-
-def torch_version() -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version("torch")
 
 
 def main() -> None:

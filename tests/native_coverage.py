@@ -1,6 +1,6 @@
-"""How much of csrc/ the tests run, from the profiles that they left: a table, and two lower bounds.
+"""How much of csrc/ the tests run: a table, and two lower bounds.
 
-    python native_coverage.py BUILD PROGRAM...     run in the repository's root
+    python native_coverage.py SUMMARY     what `llvm-cov export -summary-only` wrote; see full.mk
 
 A line or branch of a template counts once, taken if any of its instances takes it: the kernels for
 AVX-512 are the same source as those that run here. A branch is one that the source has, not one that
@@ -8,30 +8,20 @@ an exception takes. The .cu file, which needs a GPU, is no part of it; the kerne
 """
 
 import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 LEAST = {"lines": 95, "branches": 85}
 
 
-def summaries(build: Path, programs: list[str]) -> dict[str, dict[str, tuple[int, int]]]:
+def summaries(export: dict) -> dict[str, dict[str, tuple[int, int]]]:
     """For each file of csrc/, by its path in there: how many lines and branches, (run, all)."""
-    tool = {name: shutil.which(f"{name}-22") or name for name in ("llvm-profdata", "llvm-cov")}
-    profiles = [str(path) for path in (build / "profiles").glob("*.profraw")]
-    merged = f"-instr-profile={build}/all.profdata"
-    subprocess.check_call(
-        [tool["llvm-profdata"], "merge", "-sparse", "-o", f"{build}/all.profdata", *profiles]
-    )
-    objects = [programs[0], *(f"-object={program}" for program in programs[1:])]
-    said = subprocess.check_output([tool["llvm-cov"], "export", "-summary-only", merged, *objects])
     return {
         file["filename"].partition("csrc/")[2]: {
             what: (file["summary"][what]["covered"], file["summary"][what]["count"])
             for what in LEAST
         }
-        for file in json.loads(said)["data"][0]["files"]
+        for file in export["data"][0]["files"]
         if "csrc/" in file["filename"]
     }
 
@@ -42,7 +32,7 @@ def percent(counts: tuple[int, int]) -> float:
 
 
 def main() -> None:
-    files = summaries(Path(sys.argv[1]), sys.argv[2:])
+    files = summaries(json.loads(Path(sys.argv[1]).read_text()))
     for name, summary in files.items():
         cells = [
             f"{percent(summary[what]):5.1f} % of {summary[what][1]:4} {what}" for what in LEAST

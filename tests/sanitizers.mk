@@ -12,7 +12,6 @@ ASAN := $(BUILD)-asan
 TSAN := $(BUILD)-tsan
 MUST_FAIL := tests/canaries/must_fail.sh
 
-ASAN_PROGRAMS := channelwise_test
 ASAN_PYTEST := $(addprefix tests/test_,contract.py errors.py autograd.py layouts.py)
 # Of all tests, those are left out that look at the library as it is shipped, that run compilers (which do not bear
 # the preloaded sanitizer), and that count or protect memory, which the sanitizer keeps for itself.
@@ -33,8 +32,14 @@ FUZZ_CAPABILITIES ?= native avx2 default
 , := ,
 # $(call configure,FOLDER,SANITIZERS,OPTIONS): a build of its own. -O1: for compile times and stacks. Serial where it
 # would use threads: torch's OpenMP runtime is not instrumented, and clang would bring its own beside it.
+# WITH_PACKAGE: options for a build by clang with the Python package in it, which $(call package,FOLDER) then puts
+# in FOLDER/package. Tests run from there, so that no other one is found.
 configure = cmake -S . -B $(1) -G Ninja -DTORCH_EXT_SANITIZE=$(2) -DTORCH_EXT_TESTS=ON -DTORCH_EXT_CUDA=OFF \
   -DTORCH_EXT_OPENMP=OFF -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) -DCMAKE_CXX_FLAGS_RELEASE=-O1 $(3)
+WITH_PACKAGE = -DCMAKE_CXX_COMPILER=$(CLANGXX) -DTORCH_EXT_IN_PLACE=ON -DTORCH_EXT_PYTHON=ON -DPython_EXECUTABLE=$(PY) \
+  -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
+package = rm -rf $(1)/package && cmake --install $(1) --prefix $(1)/package/torch_ext \
+  && cp torch_ext/*.py* torch_ext/py.typed $(1)/package/torch_ext
 
 # --- address, undefined behaviour ------------------------------------------------------------------------
 
@@ -44,27 +49,21 @@ asan-build asan leaks fuzz: export UBSAN_OPTIONS := print_stacktrace=1
 asan-build asan leaks fuzz: export ASAN_SYMBOLIZER_PATH := /usr/bin/llvm-symbolizer-$(CLANG_VERSION)
 
 asan-build: system environment static-tools
-	$(call configure,$(ASAN),address$(,)undefined$(,)fuzzer-no-link,-DCMAKE_CXX_COMPILER=$(CLANGXX) -DTORCH_EXT_WERROR=ON \
-	  -DTORCH_EXT_FUZZ=ON -DTORCH_EXT_IN_PLACE=ON -DTORCH_EXT_PYTHON=ON -DPython_EXECUTABLE=$(PY) \
-	  -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir))
-	cmake --build $(ASAN) --target torch_ext_C canary $(if $(FULL),all,$(ASAN_PROGRAMS))
+	$(call configure,$(ASAN),address$(,)undefined$(,)fuzzer-no-link,$(WITH_PACKAGE) -DTORCH_EXT_WERROR=ON -DTORCH_EXT_FUZZ=ON)
+	cmake --build $(ASAN) --target torch_ext_C canary $(if $(FULL),all,channelwise_test)
 	$(MUST_FAIL) "AddressSanitizer: heap-buffer-overflow" $(ASAN)/tests/cpp/canary read-past-the-end
 	$(MUST_FAIL) "signed integer overflow" $(ASAN)/tests/cpp/canary overflow
 
 # Python loads the sanitizer first and libstdc++ next: else the first C++ exception ends the process.
-# The package lies in a folder of its own, from which the tests run, so that no other one is found.
-PRELOADED = PYTHONPATH=$(abspath $(ASAN)/package) OMP_WAIT_POLICY=passive \
+PRELOADED = PYTHONPATH=$(abspath $(ASAN)/package) \
   LD_PRELOAD="$$($(CLANGXX) -print-file-name=libclang_rt.asan-x86_64.so) $$(c++ -print-file-name=libstdc++.so)"
 
 asan: asan-build
 	$(if $(FULL),ctest --test-dir $(ASAN) --output-on-failure --no-tests=error -j2, \
-	  for program in $(ASAN_PROGRAMS); do $(ASAN)/tests/cpp/$$program --gtest_brief=1 || exit 1; done)
-	rm -rf $(ASAN)/package
-	cmake --install $(ASAN) --prefix $(ASAN)/package/torch_ext
-	cp torch_ext/*.py* torch_ext/py.typed $(ASAN)/package/torch_ext
+	  $(ASAN)/tests/cpp/channelwise_test --gtest_brief=1)
+	$(call package,$(ASAN))
 	$(MUST_FAIL) "AddressSanitizer: heap-buffer-overflow" env $(PRELOADED) $(PY) tests/canaries/read_past_the_end.py
-	cd $(ASAN)/package && $(PRELOADED) $(PY) -m pytest -p no:cacheprovider -n 2 --dist loadfile \
-	  --rootdir=$(CURDIR) $(NOT_UNDER_ASAN_EITHER) \
+	cd $(ASAN)/package && $(PRELOADED) $(PYTEST) -p no:cacheprovider --rootdir=$(CURDIR) $(NOT_UNDER_ASAN_EITHER) \
 	  $(abspath $(if $(FULL),$(filter-out $(NOT_UNDER_ASAN),$(wildcard tests/test_*.py)),$(ASAN_PYTEST)))
 
 # --- threads -------------------------------------------------------------------------------------------------

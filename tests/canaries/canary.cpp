@@ -49,17 +49,11 @@ void leak() {
   }
 }
 
-void uninitialised() {
-  auto* values = static_cast<volatile int*>(std::malloc(sizeof(int)));
-  std::puts(values[0] == 42 ? "one" : "another");
-}
-
 const std::map<std::string, std::function<void()>> kFaults = {
     {"read-past-the-end", read_past_the_end},
     {"race", race},
     {"overflow", overflow},
     {"leak", leak},
-    {"uninitialised", uninitialised},
 };
 
 }  // namespace

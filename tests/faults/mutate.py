@@ -112,19 +112,21 @@ def finder(fault: Fault) -> str | None:
     return fault.check if plant.problem_of(fault, said) is None else None
 
 
+def title(mutant: Mutant | Fault) -> str:
+    return mutant.rule if isinstance(mutant, Mutant) else mutant.name
+
+
 def table(killed: dict[Mutant | Fault, str | None]) -> str:
     """One line for each mutant: the rule it breaks, where, and what noticed."""
     survivors = sum(by is None for by in killed.values())
     lines = [f"{len(killed)} mutants, {len(killed) - survivors} killed, {survivors} survived", ""]
     for mutant, by in killed.items():
-        rule = mutant.rule if isinstance(mutant, Mutant) else mutant.name
-        lines.append(f"{rule:54} {mutant.file:36} {by or 'SURVIVED'}")
+        lines.append(f"{title(mutant):54} {mutant.file:36} {by or 'SURVIVED'}")
     return "\n".join(lines)
 
 
 def fits(pattern: str, mutant: Mutant | Fault) -> bool:
-    rule = mutant.rule if isinstance(mutant, Mutant) else mutant.name
-    return re.search(pattern, f"{rule} {mutant.file}") is not None
+    return re.search(pattern, f"{title(mutant)} {mutant.file}") is not None
 
 
 def main() -> None:
