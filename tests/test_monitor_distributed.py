@@ -1,7 +1,5 @@
 """ActivationMonitor under torch.compile and DDP."""
 
-import json
-
 import pytest
 import torch
 from monitored import figures, images, network, train
@@ -10,6 +8,8 @@ from torch import nn
 from torch_ext import ActivationMonitor
 
 pytestmark = pytest.mark.contract
+
+pytest_plugins = "process_fixtures"
 
 
 @pytest.fixture
@@ -42,26 +42,18 @@ def test_fullgraph_is_refused_with_the_reason(fresh_compiler):
     assert compiled(images()).shape == (6, 2)
 
 
-def _worker(rank, store, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
+def monitored_steps():
+    """What this process's monitor finds, and what it finds of all."""
+    rank = torch.distributed.get_rank()
     model = nn.parallel.DistributedDataParallel(network())
     monitor = ActivationMonitor(model, window=2)
     for step in range(2):
         model(images(2 * step + rank)).square().mean().backward()
-    (folder / f"{rank}.json").write_text(
-        json.dumps([monitor.to_dict(), monitor.all_reduce().to_dict()])
-    )
-    torch.distributed.destroy_process_group()
+    return monitor.to_dict(), monitor.all_reduce().to_dict()
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="built without")
-def test_all_reduce_joins_the_processes_of_ddp(tmp_path):
-    torch.multiprocessing.spawn(_worker, (tmp_path / "store", tmp_path), nprocs=2)
-    (own, joined), (other, joined_there) = (
-        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
-    )
+def test_all_reduce_joins_the_processes_of_ddp(two_processes):
+    (own, joined), (other, joined_there) = two_processes.run(monitored_steps)
     assert joined == joined_there and joined["processes"] == 2
     assert own["layers"] != other["layers"]
     single = network()

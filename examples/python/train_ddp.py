@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def join() -> torch.device:
         device = torch.device("cpu")
         dist.init_process_group("gloo")
     return device
+
+
+def leave() -> None:
+    """Leaves the processes that were joined, when nothing is left to be exchanged.
+
+    A moment after a collective has returned, gloo's threads let go of its tensors, which takes the
+    interpreter: one that ends meanwhile is aborted (found in torch 2.15; pytorch/pytorch#179291).
+    """
+    if dist.get_backend() == "gloo":
+        time.sleep(0.2)
+    dist.destroy_process_group()
 
 
 def train_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:
@@ -145,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return 0 if train(arguments, device) else 1
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":
