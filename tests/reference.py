@@ -11,6 +11,8 @@ import torch
 
 # The arithmetic: float32 for 16-bit and float32 data, float64 for float64. u is its unit roundoff.
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
+# How many of them a slope's gradient may be off, in units of the sum of its terms' magnitudes.
+UNITS = {torch.float64: 8, torch.float32: 16}
 
 
 def accumulation_dtype(dtype):
@@ -114,11 +116,17 @@ def ulp(values, dtype):
     return np.maximum(np.ldexp(info.eps, exponent - 1), info.tiny * info.eps)
 
 
+def summation_error(magnitude, dtype):
+    """The most that summing terms of input's dtype may cost, before the sum is rounded to weight's."""
+    accumulation = accumulation_dtype(dtype)
+    return UNITS[accumulation] * UNIT_ROUNDOFF[accumulation] * magnitude
+
+
 def grad_weight_bound(grad_output, input, weight, exact):
-    """16·u·Σ|x·g| + ½ ulp(output), for each slope."""
+    """16·u·Σ|x·g| + ½ ulp(output), 8·u for float64, for each slope."""
     terms = per_slope(np.abs(grad_weight_terms(grad_output, input)), weight)
     magnitude = np.array([part.sum() for part in terms]).reshape(tuple(weight.shape))
-    summation = 16 * UNIT_ROUNDOFF[accumulation_dtype(input.dtype)] * magnitude
+    summation = summation_error(magnitude, input.dtype)
     return summation + 0.5 * ulp(np.abs(exact) + summation, weight.dtype)
 
 

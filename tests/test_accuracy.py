@@ -50,8 +50,7 @@ def _made(values, shape, dtype, seed):
 
 def _bound(exact, magnitude, dtype, weight_dtype):
     """The contract's (docs/design.md), which the exact sum is known for."""
-    unit = reference.UNIT_ROUNDOFF[reference.accumulation_dtype(dtype)]
-    summation = 16 * unit * magnitude
+    summation = reference.summation_error(magnitude, dtype)
     return summation + 0.5 * reference.ulp(np.abs(exact) + summation, weight_dtype)
 
 

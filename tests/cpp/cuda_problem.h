@@ -271,13 +271,13 @@ void check_sums(
       ASSERT_TRUE(got == static_cast<double>(rounded)) << "channel " << c;
       continue;
     }
-    const double unit = std::is_same_v<acc_t, double> ? 0x1p-53 : 0x1p-24;
+    const double summation = std::is_same_v<acc_t, double> ? 8 * 0x1p-53 : 16 * 0x1p-24;
     const double last = std::is_same_v<weight_t, double>      ? 0x1p-53
                         : std::is_same_v<weight_t, float>     ? 0x1p-24
                         : std::is_same_v<weight_t, c10::Half> ? 0x1p-11
                                                               : 0x1p-8;
     const double error = std::abs(static_cast<double>(static_cast<__float128>(got) - sum[c]));
-    const double bound = 16 * unit * static_cast<double>(size[c]) + last * std::abs(got);
+    const double bound = summation * static_cast<double>(size[c]) + last * std::abs(got);
     ASSERT_LE(error, bound) << "channel " << c << " is " << got;
   }
 }

@@ -92,6 +92,13 @@ MUTANTS = (
         "test_error_bound.py",
     ),
     Mutant(
+        "those of float64 are shorter",
+        f"{_CPU}/sums.h",
+        "inline constexpr int kChain<double> = 5;",
+        "inline constexpr int kChain<double> = 12;",
+        "test_error_bound.py",
+    ),
+    Mutant(
         "sums of float64 carry what rounding lost",
         f"{_CPU}/wide_lanes.h",
         "    correction_ = correction_ + next.error;\n",

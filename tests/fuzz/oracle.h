@@ -123,8 +123,8 @@ class ExpectedSum {
     }
   }
 
-  // 16 units of the sum of all magnitudes, and for each product what it may lose below the smallest
-  // number; then the roundings to acc_t and storage, which keep the order of numbers.
+  // 16 units (double: 8) of the sum of all magnitudes, and for each product what it may lose below
+  // the smallest number; then the roundings to acc_t and storage, which keep the order of numbers.
   template <typename weight_t>
   bool allows(weight_t result) const {
     constexpr bool kDouble = std::is_same_v<acc_t, double>;
@@ -135,9 +135,9 @@ class ExpectedSum {
     if (non_finite_ != 0) {
       return same(got, non_finite_);
     }
-    const __float128 unit = kDouble ? 0x1p-53 : 0x1p-24;
+    const __float128 summation = kDouble ? 8 * 0x1p-53 : 16 * 0x1p-24;
     const __float128 smallest = std::numeric_limits<acc_t>::denorm_min();
-    const __float128 bound = 16 * unit * size_ + count_ * smallest / 2;
+    const __float128 bound = summation * size_ + count_ * smallest / 2;
     const auto rounded = [](__float128 value) {
       return static_cast<double>(static_cast<weight_t>(static_cast<acc_t>(value)));
     };

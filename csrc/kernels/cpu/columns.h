@@ -89,7 +89,7 @@ class ColumnsWalker {
           std::min(cut.columns, view.numel() - (r * tasks_.row_size() + first_column));
       row(Steps::advanced(operands_.begin, r * tasks_.row_size() + first_column), width, cut,
           state);
-      if (Op::kSums && ++pending == kChain) {
+      if (Op::kSums && ++pending == kChain<acc_t>) {
         widen(cut, state);
         pending = 0;
       }

@@ -27,7 +27,7 @@ struct StepsOf {
   using Inputs = std::array<Step, Op::kInputs>;
 
   // A sum's chain is as long as accuracy allows; without sums it only bounds the loop.
-  static constexpr int64_t kRounds = Op::kSums ? kChain : INT64_MAX;
+  static constexpr int64_t kRounds = Op::kSums ? kChain<acc_t> : INT64_MAX;
   // Steps taken together: as many as registers hold.
   static constexpr int kGroup = WideStep::kVectors == 1           ? 4
                                 : WideStep::kEvenOdd && Op::kSums ? 1

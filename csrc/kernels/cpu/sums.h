@@ -1,5 +1,6 @@
-// Sums of many terms. Vectors add short chains (at most kChain terms) in the data's own precision
-// and hand them on to a wider sum, so that the error does not grow with the number of terms:
+// Sums of many terms. Vectors add short chains (at most kChain<acc_t> terms) in the data's own
+// precision and hand them on to a wider sum, so that the error does not grow with the number of
+// terms:
 //   float terms   -> double
 //   double terms  -> a pair of doubles (Knuth's TwoSum); the second carries what the first lost
 // A non-finite term gives what the plain IEEE sum gives: the correction is dropped where the sum is
@@ -11,10 +12,13 @@
 
 namespace torch_ext::cpu {
 
-// A term's way through a float32 sum: one rounding of the product, kChain - 1 in its chain, two
-// where four chains meet. The contract allows 16 (docs/how-it-works.md counts them); data that
+// A term's way through a sum: one rounding of the product, kChain - 1 in its chain, two where four
+// chains meet. The contract allows 16, of float64 8 (docs/how-it-works.md counts them); data that
 // needs all of them exists (tests/test_error_bound.py).
+template <typename acc_t>
 inline constexpr int kChain = 12;
+template <>
+inline constexpr int kChain<double> = 5;
 
 // s + error == a + b exactly, where s is the rounded sum. T: double or a SIMD vector of doubles.
 template <typename T>

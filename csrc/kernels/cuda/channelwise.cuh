@@ -15,7 +15,11 @@
 
 namespace torch_ext::cuda {
 
-inline constexpr int kChain = 8;  // slots until first-level sums go to the second level
+// Slots until first-level sums go to the second level.
+template <typename acc_t>
+inline constexpr int kChain = 8;
+template <>
+inline constexpr int kChain<double> = 4;
 
 // A thread's sums: chains of a few terms for each element of its slots, gathered in the second
 // level. One sum for each element (kCount = kVector), or one for all of them (kCount = 1).
@@ -28,7 +32,7 @@ struct Cascade {
   // Counts the slots of a visit whose terms were added to the chains.
   __device__ __forceinline__ void added(int visited) {
     slots += visited;
-    if (slots >= kChain) {
+    if (slots >= kChain<T>) {
       flush();
     }
   }
