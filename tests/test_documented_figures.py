@@ -88,12 +88,9 @@ def test_the_error_bound_follows_from_the_length_of_a_chain():
     sums = (REPOSITORY / "csrc" / "kernels" / "cpu" / "sums.h").read_text(encoding="utf-8")
     page = (REPOSITORY / "docs" / "how-it-works.md").read_text(encoding="utf-8")
     chains = [int(length) for length in re.findall(r"kChain(?:<double>)? = (\d+)", sums)]
-    bounds = [int(bound) for bound in re.findall(r"(\d+)\\,u", page)]
-    assert bounds[:2] == [16, 8]
-    assert [chain + 2 + 1 <= bound for chain, bound in zip(chains, bounds, strict=False)] == [
-        True,
-        True,
-    ]
+    bounds = [int(bound) for bound in re.findall(r"(\d+)\\,u", page)][:2]
+    assert bounds == [16, 8]
+    assert all(chain + 2 + 1 <= bound for chain, bound in zip(chains, bounds, strict=True))
 
 
 def test_no_page_says_that_cuda_has_not_run_when_the_readme_does_not():

@@ -6,6 +6,16 @@
 // select, so that an infinite slope or gradient never leaks into the side that does not use it.
 #pragma once
 
+#include <type_traits>
+
+namespace torch_ext {
+
+// Arithmetic and sums: float for 16-bit and float32 data, double for float64.
+template <typename scalar_t>
+using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+}  // namespace torch_ext
+
 namespace torch_ext::math {
 
 // `if_positive` where x > 0, else `otherwise`. SIMD types specialise it.

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cpu/prelu.h"
+#include "kernels/prelu_math.h"
 #include "ops/huge_pages.h"
 #include "ops/knobs.h"
 #include "ops/prelu_args.h"

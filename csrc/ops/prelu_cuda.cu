@@ -15,6 +15,7 @@
 #include "kernels/cuda/channelwise.cuh"
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/cuda/prelu_operations.h"
+#include "kernels/prelu_math.h"
 #include "ops/prelu_args.h"
 #include "ops/prelu_types.h"
 

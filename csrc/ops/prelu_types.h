@@ -13,10 +13,6 @@ template <typename scalar_t>
 inline constexpr bool is_16_bit =
     std::is_same_v<scalar_t, c10::Half> || std::is_same_v<scalar_t, c10::BFloat16>;
 
-// Arithmetic and sums: float for 16-bit and float32 data, double for float64.
-template <typename scalar_t>
-using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-
 template <typename T>
 struct TypeTag {
   using type = T;

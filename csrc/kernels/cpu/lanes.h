@@ -25,9 +25,6 @@ namespace torch_ext::cpu::CPU_CAPABILITY {
 
 using at::vec::Vectorized;
 
-template <typename scalar_t>
-using acc_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-
 // One vector register of integers (a GCC and clang extension).
 template <typename integer_t>
 struct BitsOf {

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/channel_tasks.h"
 #include "kernels/cpu/sums.h"
+#include "kernels/prelu_math.h"
 
 namespace torch_ext::cpu {
 
@@ -54,7 +55,7 @@ struct ChannelSums {
 
 template <typename scalar_t, typename weight_t>
 struct PreluKernels {
-  using acc_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+  using acc_t = acc_type<scalar_t>;
 
   // Tasks first ... last - 1 of output = prelu(input, weight). inputs: {input}
   void (*forward)(
