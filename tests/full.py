@@ -59,9 +59,10 @@ class Outcome:
 
 
 def commit() -> str:
-    """Of HEAD, with a + if the tree has changed since."""
+    """Of HEAD, with a + if the tree has changed since, but for the tables of results."""
     head = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True)
-    changed = subprocess.check_output(["git", "status", "--porcelain", "-uno"], cwd=ROOT, text=True)
+    tree = ("git", "status", "--porcelain", "-uno", ".", ":!tests/*_result.txt")
+    changed = subprocess.check_output(tree, cwd=ROOT, text=True)
     return head.strip() + ("+" if changed else "")
 
 
