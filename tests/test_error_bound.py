@@ -6,13 +6,13 @@ from fractions import Fraction
 
 import pytest
 import torch
+from reference import UNITS
 
 import torch_ext  # noqa: F401
 
 pytestmark = pytest.mark.contract
 
 UNIT = {torch.float32: Fraction(1, 2**24), torch.float64: Fraction(1, 2**53)}
-UNITS = {torch.float32: 16, torch.float64: 8}  # of the bound
 CHAIN = 16  # longer than any chain may be
 
 
