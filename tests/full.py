@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import os
 import re
 import subprocess
@@ -49,15 +48,6 @@ STAGES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    date: str
-    commit: str
-    minutes: float
-    passed: bool
-    said: list[str]
-
-
 def commit() -> str:
     """Of HEAD, with a + if the tree has changed since, but for the tables of results."""
     head = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True)
@@ -66,7 +56,13 @@ def commit() -> str:
     return head.strip() + ("+" if changed else "")
 
 
-def run(stage: Stage) -> Outcome:
+def heading() -> str:
+    version = importlib.metadata.version("torch")
+    return f"make full, torch {version}, {os.cpu_count()} cores, no GPU"
+
+
+def run(stage: Stage) -> tuple[bool, str]:
+    """Whether it passed, and its lines of the table."""
     start = time.monotonic()
     log = LOGS / f"{stage.name}.log"
     with log.open("w") as output:
@@ -78,30 +74,21 @@ def run(stage: Stage) -> Outcome:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    lines = re.finditer(stage.what, log.read_text(errors="replace"), re.MULTILINE)
-    return Outcome(
-        datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
-        commit(),
-        (time.monotonic() - start) / 60,
-        done.returncode == 0,
-        [next(filter(None, line.groups())) for line in lines],
-    )
+    passed = done.returncode == 0
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    minutes = (time.monotonic() - start) / 60
+    how = "passed" if passed else "FAILED"
+    found = re.finditer(stage.what, log.read_text(errors="replace"), re.MULTILINE)
+    said = [next(filter(None, line.groups())) for line in found]
+    head = f"{stage.name:14} {how}  {date}, {commit()}, {minutes:.0f} min"
+    return passed, "\n".join([head, *(f"{'':14}   {line}" for line in said)])
 
 
-def table(outcomes: dict[str, Outcome]) -> str:
-    lines = [
-        f"make full, torch {importlib.metadata.version('torch')}, {os.cpu_count()} cores, no GPU",
-        "",
-    ]
-    for stage in STAGES:
-        if (outcome := outcomes.get(stage.name)) is None:
-            lines.append(f"{stage.name:14} not run")
-            continue
-        how = "passed" if outcome.passed else "FAILED"
-        when = f"{outcome.date}, {outcome.commit}, {outcome.minutes:.0f} min"
-        lines.append(f"{stage.name:14} {how}  {when}")
-        lines += [f"{'':14}   {said}" for said in outcome.said]
-    return "\n".join(lines) + "\n"
+def saved() -> dict[str, str]:
+    """By stage, its lines of the table that is there."""
+    text = RESULT.read_text() if RESULT.exists() else ""
+    entries = re.finditer(r"^(\S+) +(?:passed|FAILED).*(?:\n +.*)*", text, re.MULTILINE)
+    return {match.group(1): match.group(0) for match in entries}
 
 
 def main() -> None:
@@ -110,16 +97,16 @@ def main() -> None:
     wanted = parser.parse_args().stages
     chosen = [stage for stage in STAGES if not wanted or stage.name in wanted]
     LOGS.mkdir(parents=True, exist_ok=True)
-    record = LOGS / "outcomes.json"
-    saved = json.loads(record.read_text()) if record.exists() else {}
-    outcomes = {name: Outcome(**fields) for name, fields in saved.items()}
+    entries = saved()
+    failed = False
     for stage in track(chosen, "make full"):
-        outcomes[stage.name] = run(stage)
-        record.write_text(json.dumps({k: dataclasses.asdict(v) for k, v in outcomes.items()}))
-        RESULT.write_text(table(outcomes))
-        print(f"{stage.name}: {'passed' if outcomes[stage.name].passed else 'FAILED'}", flush=True)
+        passed, entries[stage.name] = run(stage)
+        failed |= not passed
+        lines = (entries.get(name, f"{name:14} not run") for name in (s.name for s in STAGES))
+        RESULT.write_text("\n".join([heading(), "", *lines]) + "\n")
+        print(f"{stage.name}: {'passed' if passed else 'FAILED'}", flush=True)
     print(RESULT.read_text())
-    sys.exit(not all(outcomes[stage.name].passed for stage in chosen))
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
