@@ -77,8 +77,8 @@ gpu-status:
 	@PYTHONPATH=$(CURDIR)/tests $(GPU_PY) -m gpu.status $(GPU_ARGS)
 
 # Passive: threads that wait must not take the cores from those that compile or compute. Two processes, each with whole
-# files: what a file prepares is prepared once.
-PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile
+# files: what a file prepares is prepared once. Not reordered: files of few tests, which would come last, take longest.
+PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 pytest: build
 	$(PYTEST) $(PYTEST_ARGS)
 

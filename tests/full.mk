@@ -40,8 +40,11 @@ coverage: system environment static-tools
 # Tests of how the library is compiled and what is in it: not as here.
 NOT_THE_SHIPPED_LIBRARY := $(addprefix tests/test_,native_library.py machine_code.py cuda_machine_code.py)
 
+# By ccache: what the tests compile is the same every time.
+WITH_CCACHE := PATH=/usr/lib/ccache:"$$PATH" CCACHE_DIR=$(abspath $(BUILD))-ccache
 repeat: build
+	@command -v ccache >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends ccache; }
 	@mkdir -p $(BUILD)-repeat; passed=0; for i in $$(seq $(REPEATS)); do \
-	  $(PYTEST) > $(BUILD)-repeat/$$i.log 2>&1 && passed=$$((passed + 1)); \
+	  $(WITH_CCACHE) $(PYTEST) > $(BUILD)-repeat/$$i.log 2>&1 && passed=$$((passed + 1)); \
 	  tail -n 1 $(BUILD)-repeat/$$i.log; \
 	done; echo "$$passed of $(REPEATS) runs without a failure"; test $$passed = $(REPEATS)

@@ -1,42 +1,84 @@
-"""The inference program of examples/cpp runs what Python saved; its training program is tested in
-test_cpp_programs.py."""
+"""The programs of examples/cpp: one trains, the other runs what Python saved."""
 
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from cases import random_values
-from installed import without_library_path
+from installed import LIBRARY, REPOSITORY, openmp_runtimes, output_of, tool, without_library_path
 from reference import assert_both_branches, assert_same_bits
 from saved_models import exact_network, images
-from test_cpp_programs import built_examples
+from test_cpp_programs import cmake_build
 
 import torch_ext
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """The folder with the programs, which take long to compile."""
+    build = tmp_path_factory.mktemp("examples")
+    cmake_build(REPOSITORY / "examples" / "cpp", build)
+    return build
+
+
+@pytest.fixture(scope="module")
+def spirals(programs):
+    return programs / "spirals"
+
+
+def linked_libraries(program):
+    """What the loader opens for a program: name -> path."""
+    output = output_of(tool("ldd"), program, env=without_library_path())
+    assert "not found" not in output
+    return dict(re.findall(r"(\S+) => (\S+)", output))
+
+
+def test_the_training_program_trains_and_hands_its_state_to_stock(spirals, tmp_path):
+    output = output_of(spirals, cwd=tmp_path, env=without_library_path())
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", output)]
+    assert losses[-1] < 0.2 * losses[0]
+    assert "outputs identical" in output
+    assert (tmp_path / "spirals.pt").is_file()
+
+
+def test_the_training_program_runs_with_one_openmp_runtime_and_without_python(spirals):
+    libraries = linked_libraries(spirals)
+    assert Path(libraries["libtorch_ext.so"]).samefile(LIBRARY)
+    assert len(openmp_runtimes(libraries.values())) == 1
+    assert not [name for name in libraries if "python" in name]
+
+
 @pytest.fixture
-def run_model(tmp_path):
+def start(programs):
+    """Starts run_model and waits for it."""
+
+    def start_with(*arguments):
+        return subprocess.run(
+            [programs / "run_model", *arguments],
+            check=False,
+            env=without_library_path(),
+            capture_output=True,
+            text=True,
+        )
+
+    return start_with
+
+
+@pytest.fixture
+def run_model(start, tmp_path):
     """Calls the program on a tensor; what it writes, and what it prints."""
 
     def run(model, input):
         torch.save(input, tmp_path / "input.pt")
-        done = _start(model, tmp_path / "input.pt", tmp_path / "output.pt")
+        done = start(model, tmp_path / "input.pt", tmp_path / "output.pt")
         assert done.returncode == 0, done.stderr
         return torch.load(tmp_path / "output.pt", weights_only=True), done.stdout
 
     return run
-
-
-def _start(*arguments):
-    return subprocess.run(
-        [built_examples() / "run_model", *arguments],
-        check=False,
-        env=without_library_path(),
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_a_torchscript_model_of_python_gives_pythons_bits(run_model, tmp_path):
@@ -71,10 +113,10 @@ def test_a_package_of_aot_inductor_gives_pythons_numbers(run_model, tmp_path):
     assert torch.equal(output, expected)
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path):
+def test_what_cannot_be_read_is_an_error(start, tmp_path):
     torch.save(torch.ones(3), tmp_path / "input.pt")
     (tmp_path / "broken.pt").write_bytes(b"PK")
     for model in (tmp_path / "missing.pt", tmp_path / "broken.pt", tmp_path / "missing.pt2"):
-        done = _start(model, tmp_path / "input.pt", tmp_path / "output.pt")
+        done = start(model, tmp_path / "input.pt", tmp_path / "output.pt")
         assert done.returncode == 1 and done.stdout == "" and done.stderr.strip()
-    assert "usage" in _start().stderr
+    assert "usage" in start().stderr

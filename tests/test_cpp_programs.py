@@ -1,22 +1,10 @@
-"""C++ programs that use the installed package: found by CMake, linked, run without Python."""
+"""C++ programs that use the installed package: found by CMake, linked, run without Python. Those of
+examples/cpp are tested in test_cpp_examples.py."""
 
-import atexit
-import functools
 import os
-import re
-import shutil
-import tempfile
 from pathlib import Path
 
-import pytest
-from installed import (
-    LIBRARY,
-    REPOSITORY,
-    openmp_runtimes,
-    output_of,
-    tool,
-    without_library_path,
-)
+from installed import output_of, tool, without_library_path
 
 import torch_ext
 
@@ -32,48 +20,12 @@ def cmake_build(source, build):
     output_of(tool("cmake"), "--build", build, env=environment)
 
 
-def linked_libraries(program):
-    """What the loader opens for a program: name -> path."""
-    output = output_of(tool("ldd"), program, env=without_library_path())
-    assert "not found" not in output
-    return dict(re.findall(r"(\S+) => (\S+)", output))
-
-
 def test_cmake_prefix_path_holds_the_config():
     prefix = torch_ext.cmake_prefix_path
     assert isinstance(prefix, str)
     assert (Path(prefix) / "lib/cmake/torch_ext/torch_ext-config.cmake").is_file()
     assert (Path(prefix) / "include/torch_ext/prelu.h").is_file()
     assert (Path(prefix) / "include/torch_ext/nn.h").is_file()
-
-
-@functools.cache
-def built_examples():
-    """The folder with the programs of examples/cpp: compiled once for all tests."""
-    build = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, build, ignore_errors=True)
-    cmake_build(REPOSITORY / "examples" / "cpp", build)
-    return build
-
-
-@pytest.fixture(scope="module")
-def example():
-    return built_examples() / "spirals"
-
-
-def test_the_cpp_example_trains_and_hands_its_state_to_stock(example, tmp_path):
-    output = output_of(example, cwd=tmp_path, env=without_library_path())
-    losses = [float(loss) for loss in re.findall(r"loss (\S+)", output)]
-    assert losses[-1] < 0.2 * losses[0]
-    assert "outputs identical" in output
-    assert (tmp_path / "spirals.pt").is_file()
-
-
-def test_the_cpp_example_runs_with_one_openmp_runtime_and_without_python(example):
-    libraries = linked_libraries(example)
-    assert Path(libraries["libtorch_ext.so"]).samefile(LIBRARY)
-    assert len(openmp_runtimes(libraries.values())) == 1
-    assert not [name for name in libraries if "python" in name]
 
 
 DISPATCHER_ONLY = """
