@@ -102,7 +102,7 @@ def main() -> None:
     for stage in track(chosen, "make full"):
         passed, entries[stage.name] = run(stage)
         failed |= not passed
-        lines = (entries.get(name, f"{name:14} not run") for name in (s.name for s in STAGES))
+        lines = [entries.get(each.name, f"{each.name:14} not run") for each in STAGES]
         RESULT.write_text("\n".join([heading(), "", *lines]) + "\n")
         print(f"{stage.name}: {'passed' if passed else 'FAILED'}", flush=True)
     print(RESULT.read_text())
