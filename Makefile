@@ -61,7 +61,7 @@ docs: build $(VENV)/.docs-ready
 	$(PY) -m sphinx -W --keep-going -n -q -d build/docs/.doctrees docs build/docs
 
 bench-kernels: system environment
-	@test -e /usr/include/benchmark/benchmark.h || apt-get install -y -qq libbenchmark-dev
+	@test -e /usr/include/benchmark/benchmark.h || $(call debian_packages,libbenchmark-dev)
 	cmake -S . -B $(BUILD)-kernels -G Ninja -DTORCH_EXT_BENCHMARKS=ON -DTORCH_EXT_CUDA=OFF \
 	  -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.__path__[0])')"
 	cmake --build $(BUILD)-kernels --target kernels_benchmark
@@ -112,6 +112,11 @@ check-package: environment
 
 # --- what the targets above rely on -------------------------------------------------------------------
 
+# Debian's packages $(1): installed if this is Debian and one has the rights to, else asked for. Fails if they are not there.
+debian_packages = { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
+  && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); } \
+  || { echo "torch_ext: this needs $(1) (names of Debian's packages)" >&2; false; }
+
 # The torch of an environment that has one stays: what is missing is added to it.
 INSTALLED_TORCH := $(PY) -c 'import importlib.metadata as m; print(m.version("torch").partition("+")[0])' 2>/dev/null
 
@@ -146,12 +151,9 @@ $(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
 	  && $(PY) -m pip install --no-deps facenet-pytorch==2.6.0; }
 	touch $@
 
-# A C++ compiler and GoogleTest; on Debian and with the rights to, they are installed.
+# A C++20 compiler and GoogleTest. Both may be elsewhere: CMake looks for them.
 system:
-	@command -v c++ >/dev/null && test -e /usr/include/gtest/gtest.h \
-	  || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
-	       && apt-get update -qq && apt-get install -y -qq g++ libgtest-dev; } \
-	  || echo "torch_ext: install a C++20 compiler and GoogleTest (Debian: g++ libgtest-dev) for the C++ tests." >&2
+	@{ command -v c++ && test -e /usr/include/gtest/gtest.h; } >/dev/null || $(call debian_packages,g++ libgtest-dev) || true
 
 CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
 

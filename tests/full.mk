@@ -43,7 +43,7 @@ NOT_THE_SHIPPED_LIBRARY := $(addprefix tests/test_,native_library.py machine_cod
 # By ccache: what the tests compile is the same every time.
 WITH_CCACHE := PATH=/usr/lib/ccache:"$$PATH" CCACHE_DIR=$(abspath $(BUILD))-ccache
 repeat: build
-	@command -v ccache >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends ccache; }
+	@command -v ccache >/dev/null || $(call debian_packages,ccache)
 	@mkdir -p $(BUILD)-repeat; passed=0; for i in $$(seq $(REPEATS)); do \
 	  $(WITH_CCACHE) $(PYTEST) > $(BUILD)-repeat/$$i.log 2>&1 && passed=$$((passed + 1)); \
 	  tail -n 1 $(BUILD)-repeat/$$i.log; \

@@ -90,7 +90,7 @@ leaks: asan-build
 
 MEMCHECK := valgrind --quiet --error-exitcode=9 --suppressions=tests/valgrind_suppressions.txt
 valgrind: build
-	@command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind libc6-dbg; }
+	@command -v valgrind >/dev/null || $(call debian_packages,valgrind libc6-dbg)
 	@mkdir -p $(BUILD)-valgrind && printf '#include <cstdlib>\nint main() { return *(volatile int*)std::malloc(4) == 42; }' \
 	  | c++ -x c++ -o $(BUILD)-valgrind/planted -
 	$(MUST_FAIL) "uninitialised" $(MEMCHECK) $(BUILD)-valgrind/planted

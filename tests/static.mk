@@ -67,7 +67,5 @@ STATIC_PACKAGES := cppcheck $(foreach package,clang clang-tidy llvm,$(package)-$
 STATIC_FILES := $(addprefix /usr/lib/llvm-$(CLANG_VERSION)/lib/clang/$(CLANG_VERSION)/,include/omp.h lib/linux/libclang_rt.asan-x86_64.so)
 
 static-tools:
-	@{ for tool in $(STATIC_TOOLS); do command -v $$tool || exit 1; done && ls $(STATIC_FILES); } >/dev/null 2>&1 \
-	  || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
-	       && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(STATIC_PACKAGES); } \
-	  || { echo "torch_ext: static checks need $(STATIC_PACKAGES) (names of Debian's packages)" >&2; exit 1; }
+	@(for tool in $(STATIC_TOOLS); do command -v $$tool || exit 1; done && ls $(STATIC_FILES)) >/dev/null 2>&1 \
+	  || $(call debian_packages,$(STATIC_PACKAGES))
