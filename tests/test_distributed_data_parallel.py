@@ -76,6 +76,22 @@ def test_a_wrapped_model_is_swapped_and_restored(two_processes):
     two_processes.run(check_swap)
 
 
+def check_new_slopes():
+    wrapped = DistributedDataParallel(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).to(device()))
+    model = nn.Sequential(wrapped, nn.ReLU())
+    report = torch_ext.parametrize_relu(model, torch.randn(2, 4, device=device()))
+    assert report.swapped == ["1"]
+    [(name, reason)] = report.skipped
+    assert name == "0.module.1"
+    assert reason.startswith(
+        "inside DistributedDataParallel, which would not synchronise its slope"
+    )
+
+
+def test_a_wrapped_model_gets_no_slopes_that_nothing_synchronises(two_processes):
+    two_processes.run(check_new_slopes)
+
+
 def check_frozen():
     input, factors = checked_batch(device())
     models = [network().to(device()) for _ in range(2)]

@@ -13,8 +13,9 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ext
@@ -79,6 +80,91 @@ def check_swap():
         assert calls
     assert torch_ext.restore_prelu(model).swapped == ["1", "3"]
     assert not isinstance(model[1], torch_ext.PReLU)
+
+
+class Named(nn.PReLU):
+    """A subclass of a user's."""
+
+
+def check_restored():
+    """Layers that were ours before they were sharded: made so, swapped, and swapped subclasses."""
+    input, factors = checked_batch(device())
+    model = network(nn.PReLU).to(device())
+    model[1].__class__ = Named
+    torch_ext.replace_prelu(model[1])
+    model[3].__class__ = torch_ext.PReLU
+    model = sharded(model)
+    slopes = model[1].weight
+    with OperatorCalls() as calls:
+        assert torch_ext.restore_prelu(model).swapped == ["1", "3"]
+        assert not any(isinstance(layer, torch_ext.PReLU) for layer in model)
+        assert isinstance(model[1], Named) and model[1].weight is slopes
+        assert all(isinstance(model[layer], FSDPModule) for layer in (1, 3))
+        alone = train_alone(network(nn.PReLU).to(device()), input, factors)
+        assert_trained_alike(train(model, input, factors), alone)
+        assert not calls
+    stock = [type(layer) for layer in model]
+    assert torch_ext.replace_prelu(model).swapped == ["1", "3"]
+    assert all(isinstance(model[layer], torch_ext.PReLU) for layer in (1, 3))
+    assert torch_ext.restore_prelu(model).swapped == ["1", "3"]
+    assert [type(layer) for layer in model] == stock
+
+
+def test_layers_that_were_sharded_as_ours_are_restored(two_processes):
+    two_processes.run(check_restored)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def check_parametrized():
+    """A class of parametrize's under one of FSDP's."""
+    model = nn.Sequential(nn.PReLU(4), nn.PReLU(4))
+    for layer in model:
+        parametrize.register_parametrization(layer, "weight", Doubled())
+        fully_shard(layer, mesh=mesh())
+    model.to(device())
+    classes = [type(layer) for layer in model]
+    input = torch.randn(2, 4, 3, device=device())
+    expected = model(input)
+    assert torch_ext.replace_prelu(model).swapped == ["0", "1"]
+    with OperatorCalls() as calls:
+        assert_same_bits(model(input), expected)
+        assert len(calls) == 2
+    assert torch_ext.restore_prelu(model).swapped == ["0", "1"]
+    assert [type(layer) for layer in model] == classes
+
+
+def test_parametrized_layers_that_were_sharded_are_swapped_and_restored(two_processes):
+    two_processes.run(check_parametrized)
+
+
+def check_one_class():
+    """torch.compile compiles alike layers once; a class for each would make it start anew."""
+    model = sharded(nn.Sequential(*(nn.PReLU() for _ in range(3))).to(device()))
+    torch_ext.replace_prelu(model)
+    assert isinstance(model[0], torch_ext.PReLU)
+    assert len({type(layer) for layer in model}) == 1
+
+
+def test_sharded_layers_of_one_class_stay_so(two_processes):
+    two_processes.run(check_one_class)
+
+
+def check_new_slopes(whole):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.ReLU()).to(device())
+    fully_shard(model if whole else model[1], mesh=mesh())
+    report = torch_ext.parametrize_relu(model, torch.randn(2, 4, device=device()))
+    skipped = [name for name, reason in report.skipped if reason.startswith("inside FSDP")]
+    assert skipped == (["1", "2"] if whole else ["1"])
+    assert report.swapped == ([] if whole else ["2"])
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["model", "layer"])
+def test_a_sharded_model_gets_no_slopes_that_nothing_synchronises(whole, two_processes):
+    two_processes.run(check_new_slopes, whole)
 
 
 class OperatorCalls(TorchDispatchMode):

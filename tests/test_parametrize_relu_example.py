@@ -140,6 +140,47 @@ def test_training_flags_and_buffers_stay():
     assert model[1].last is None
 
 
+def test_lazy_modules_are_converted_with_what_they_are_shown():
+    model = nn.Sequential(
+        nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.LazyLinear(5), nn.ReLU()
+    )
+    assert parametrize_relu(model, images()).swapped == ["2", "4"]
+    assert [len(slopes) for slopes in slopes_of(model).values()] == [4, 4]
+    assert torch.equal(model[1].running_mean, torch.zeros(4))
+    assert model(images()).shape == (2, 4, 6, 5)
+
+
+def test_a_model_made_in_inference_mode_can_be_converted():
+    with torch.inference_mode():
+        model = network().eval()
+        expected = model(images())
+    assert parametrize_relu(model, images()).swapped == RELUS
+    with torch.inference_mode():
+        assert torch.equal(model(images()), expected)
+
+
+class DataParallel(nn.Module):
+    """What nn.DataParallel does: it calls copies of the module it holds, on several devices."""
+
+    def __init__(self, module, devices):
+        super().__init__()
+        self.module = module
+        self.devices = devices
+
+    def forward(self, x):
+        replicas = [self.module._replicate_for_data_parallel() for _ in self.devices]
+        return [replica(x.to(device)) for replica, device in zip(replicas, self.devices)]
+
+
+def test_copies_on_other_devices_get_their_slopes_from_the_module():
+    module = nn.ReLU()
+    model = nn.Sequential(nn.BatchNorm2d(3), DataParallel(module, [torch.device("meta"), "cpu"]))
+    model.cpu()
+    assert parametrize_relu(model, images().cpu()).swapped == ["1.module"]
+    assert module.weight.shape == (3,)
+    assert module.weight.device.type == "cpu"
+
+
 @pytest.mark.parametrize("pack", [lambda x: x, lambda x: (x,), lambda x: {"input": x}])
 def test_the_example_itself_is_not_overwritten(pack):
     input = images()

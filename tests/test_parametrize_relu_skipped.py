@@ -134,6 +134,29 @@ def test_a_model_that_cannot_be_traced_is_converted_and_the_report_says_so():
     assert "torch.fx cannot trace the model" in reasons(report)[""]
 
 
+def test_a_long_error_of_the_tracer_is_one_line():
+    class Drawing(nn.Module):
+        def forward(self, x):
+            return torch.randn(x.size(0), x.size(1)).sum() + x
+
+    with pytest.raises(TypeError, match="\n"):
+        torch.fx.symbolic_trace(Drawing())
+    report = parametrize_relu(nn.Sequential(Drawing(), nn.ReLU()), images())
+    assert report.swapped == ["1"]
+    assert "torch.fx cannot trace the model" in reasons(report)[""]
+    assert "\n" not in reasons(report)[""]
+
+
+@pytest.mark.parametrize("kind", ["backward_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_backward_hooks_do_not_keep_it_from_looking_for_functional_uses(kind):
+    """torch asks a legacy one for the first tensor of a result, which no placeholder of fx is."""
+    model = nn.Sequential(Functional(), nn.Sequential(nn.ReLU()))
+    getattr(model[1], f"register_{kind}")(lambda *_: None)
+    report = parametrize_relu(model, images())
+    assert report.swapped == ["0.module", "1.0"]
+    assert ("0", "functional use of F.relu in 0: not converted") in report.skipped
+
+
 def test_looking_for_functional_uses_leaves_nothing_in_the_model():
     class Keeping(nn.Module):
         def forward(self, x):

@@ -81,6 +81,27 @@ def test_a_forward_that_is_just_prelu_is_swapped(cls):
     assert_same_bits(model(images()), expected)
 
 
+def by_another_name(self, activations):
+    return F.prelu(activations, self.weight)
+
+
+@pytest.mark.parametrize(
+    "name, cls", [("activations", subclass(by_another_name)), ("x", BySuper), ("input", Verbatim)]
+)
+def test_the_input_can_be_given_by_the_name_it_had(name, cls):
+    module = cls()
+    expected = module(**{name: images()})
+    assert replace_prelu(module).swapped == [""]
+    assert calls(module) == ["fused"]
+    assert_same_bits(module(**{name: images()}), expected)
+    assert_same_bits(module(images()), expected)
+    script = torch.jit.script(module)
+    assert "torch_ext::prelu" in str(script.graph)
+    assert_same_bits(script(images()), expected)
+    with pytest.raises(TypeError, match="other"):
+        module(other=images())
+
+
 def test_a_frozen_16_bit_module_in_evaluation_mode_is_judged_alike():
     model = nn.Sequential(WithInplace(3)).half().eval().requires_grad_(False)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):

@@ -1,5 +1,7 @@
 """Which subclasses of nn.PReLU are swapped, and what they are then."""
 
+import functools
+
 import pytest
 import torch
 from reference import assert_both_branches, assert_same_bits
@@ -77,6 +79,18 @@ def test_a_forward_replaced_on_the_instance_is_left_alone():
     assert name == "0"
     assert "instance" in reason
     assert type(model[0]) is nn.PReLU
+
+
+def test_a_forward_wrapped_while_swapped_is_reported_when_restoring():
+    """The old method, which goes on running the operator, is in the wrapper."""
+    model = nn.Sequential(nn.PReLU(), nn.PReLU())
+    replace_prelu(model)
+    model[0].forward = functools.partial(model[0].forward)
+    report = restore_prelu(model)
+    assert report.swapped == ["1"]
+    assert report.skipped == [("0", "its forward was replaced on the instance")]
+    del model[0].forward
+    assert restore_prelu(model).swapped == ["0"]
 
 
 def test_a_subclass_that_refuses_to_be_subclassed_is_reported_and_the_rest_swapped():

@@ -1,8 +1,10 @@
 """What the functions share that look through a model's modules."""
 
 import itertools
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,48 @@ def own_forward(module: nn.Module, known: Collection[type]) -> type | None:
         if "forward" in vars(cls):
             return cls
     return None
+
+
+def first_line(error: Exception) -> str:
+    """Of its message; torch's may go on with lists of overloads."""
+    return str(error).partition("\n")[0]
+
+
+# The dicts that every module has, but for what it consists of.
+_HOOKS = [
+    name
+    for name, value in vars(nn.Module()).items()
+    if isinstance(value, dict) and name not in ("_parameters", "_buffers", "_modules")
+]
+
+
+def without_hooks(modules: Iterable[nn.Module]) -> dict[int, Any]:
+    """A memo for copy.deepcopy, with which the copies of these modules have no hooks."""
+    hooks = (vars(module).get(name) for module in modules for name in _HOOKS)
+    return {id(kept): type(kept)() for kept in hooks if kept is not None}
+
+
+def _fsdp(name: str) -> tuple[type, ...]:
+    """A class of torch.distributed.fsdp; none if the program has not imported it: it is large."""
+    cls = getattr(sys.modules.get("torch.distributed.fsdp"), name, None)
+    return () if cls is None else (cls,)
+
+
+def is_sharded(cls: type) -> bool:
+    """Whether fully_shard made this class: from one of its own and the module's, the last base."""
+    return len(cls.__bases__) == 2 and issubclass(cls.__bases__[0], _fsdp("FSDPModule"))
+
+
+def data_parallel_parts(model: nn.Module) -> dict[nn.Module, str]:
+    """Modules whose Parameters are synchronised by a wrapper around them, and the wrapper's name."""
+    fsdp = (*_fsdp("FullyShardedDataParallel"), *_fsdp("FSDPModule"))
+    parts: dict[nn.Module, str] = {}
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            parts |= dict.fromkeys(module.modules(), "DistributedDataParallel")
+        elif isinstance(module, fsdp):
+            parts |= dict.fromkeys(module.modules(), "FSDP")
+    return parts
 
 
 def tensors_around(

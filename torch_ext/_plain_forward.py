@@ -22,6 +22,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from torch_ext._modules import first_line, without_hooks
+
 # nn.functional's is the first.
 _PRELU = (torch.prelu, torch.ops.aten.prelu, torch.ops.aten.prelu.default)
 
@@ -38,8 +40,8 @@ def why_not_plain(module: nn.PReLU) -> str | None:
             with _random_state_kept():
                 finding = _finding(_traceable_copy(module, training))
         except Exception as error:  # noqa: BLE001  (a forward may raise anything on a proxy)
-            message = str(error).partition("\n")[0]
-            finding = f"cannot be traced by torch.fx ({type(error).__name__}: {message})"
+            what = f"{type(error).__name__}: {first_line(error)}"
+            finding = f"cannot be traced by torch.fx ({what})"
         if finding:
             return f"{finding} in {mode} mode"
     return None
@@ -122,12 +124,8 @@ def _is_plain(graph: fx.Graph) -> bool:
 def _traceable_copy(module: nn.PReLU, training: bool) -> nn.PReLU:
     """Without hooks, and with a Parameter as weight: no parametrization, no pruned tensor."""
     tensors = [*module.parameters(), *module.buffers(), *vars(module).values()]
-    memo: dict[int, Any] = {id(value): value for value in tensors if isinstance(value, Tensor)}
-    for name in vars(nn.Module()):
-        value = vars(module).get(name)
-        if isinstance(value, dict) and name not in ("_parameters", "_buffers", "_modules"):
-            memo[id(value)] = type(value)()
-    copied = copy.deepcopy(module, memo)
+    shared: dict[int, Any] = {id(value): value for value in tensors if isinstance(value, Tensor)}
+    copied = copy.deepcopy(module, shared | without_hooks([module]))
     object.__setattr__(copied, "__class__", parametrize.type_before_parametrizations(module))
     attributes = vars(copied)
     attributes["training"] = training

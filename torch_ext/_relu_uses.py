@@ -2,11 +2,12 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from torch_ext._modules import tensors_around
 
@@ -24,15 +25,20 @@ class Use(NamedTuple):
 
 
 def observed_uses(
-    model: nn.Module, modules: Iterable[nn.Module], example_inputs: ExampleInputs
+    model: nn.Module, modules: Mapping[str, nn.Module], example_inputs: ExampleInputs
 ) -> dict[nn.Module, set[Use]]:
     """Runs the model once and notes each module's calls; none for one that was not reached."""
-    uses: dict[nn.Module, set[Use]] = {module: set() for module in modules}
+    uses: dict[nn.Module, set[Use]] = {module: set() for module in modules.values()}
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        [input] = (*args, *kwargs.values())
-        channels = input.size(1) if input.dim() > 1 else 1
-        uses[module].add(Use(channels, input.dtype, input.device))
+    def noting(name: str, module: nn.Module) -> Callable[..., None]:
+        def note(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            [input] = (*args, *kwargs.values())
+            channels = input.size(1) if input.dim() > 1 else 1
+            # nn.DataParallel calls copies on other devices, which get the slopes from this one.
+            home = input if called is module else use_by_surroundings(model, name)
+            uses[module].add(Use(channels, input.dtype, home.device))
+
+        return note
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -44,8 +50,9 @@ def observed_uses(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_unchanged(model))
-        for module in uses:
-            stack.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
+        for name, module in modules.items():
+            hook = noting(name, module)
+            stack.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled; importing it takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.no_grad())
@@ -64,7 +71,9 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     flags = [module.training for module in modules]
     buffers = [dict(module._buffers) for module in modules]
-    values = [(tensor, tensor._version, tensor.clone()) for tensor in model.buffers()]
+    # (A lazy module's have no values yet, and those of an inference model cannot change.)
+    written = [t for t in model.buffers() if not (is_lazy(t) or t.is_inference())]
+    values = [(tensor, tensor._version, tensor.clone()) for tensor in written]
     for module in modules:
         module.training = False  # not eval(), which a model may have made its own
     try:

@@ -21,7 +21,10 @@ from torch_ext._modules import (
     check_filter_fn,
     check_model,
     compiled_code,
+    data_parallel_parts,
+    first_line,
     own_forward,
+    without_hooks,
 )
 from torch_ext._relu_uses import FLOATS, ExampleInputs, Use, observed_uses, use_by_surroundings
 from torch_ext.prelu import PReLU
@@ -72,6 +75,8 @@ def parametrize_relu(
 
     - what ``filter_fn`` refuses, ScriptModules, subclasses with a ``forward`` of their own, and
       activations of ``nn.TransformerEncoderLayer``, whose fast path would go on computing ReLU;
+    - what DistributedDataParallel or FSDP wraps already: slopes that come later are not
+      synchronised between the processes, so convert first, then wrap;
     - modules that ``example_inputs`` do not reach, and those that one slope vector cannot serve;
     - functional uses (``F.relu(x)``, ``x.relu()``, ...), which are no modules. They are found by
       torch.fx; where it cannot trace the model, the report says so. It does not look into the
@@ -110,7 +115,7 @@ def parametrize_relu(
     report = SwapReport()
     relus = _convertible(model, filter_fn, report)
     if relus and example_inputs is not None:
-        uses = observed_uses(model, relus.values(), example_inputs)
+        uses = observed_uses(model, relus, example_inputs)
     else:
         uses = {module: {use_by_surroundings(model, name)} for name, module in relus.items()}
 
@@ -197,6 +202,7 @@ def _convertible(
         for layer in model.modules()
         if isinstance(layer, nn.TransformerEncoderLayer)
     }
+    parts = data_parallel_parts(model)
     relus: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -208,6 +214,9 @@ def _convertible(
             report._skip(name, module, REFUSED)
         elif module in fast:
             reason = "the fast path of TransformerEncoderLayer would go on computing ReLU"
+            report._skip(name, module, reason)
+        elif wrapper := parts.get(module):
+            reason = f"inside {wrapper}, which would not synchronise its slope: convert, then wrap"
             report._skip(name, module, reason)
         elif "forward" in vars(module):
             report._skip(name, module, ON_THE_INSTANCE)
@@ -288,8 +297,8 @@ def _functional_uses(model: nn.Module) -> list[tuple[str, str]]:
     try:
         nodes = tracer.trace(_disposable_copy(model)).nodes
     except Exception as error:  # noqa: BLE001  (a model's forward may raise anything on a proxy)
-        reason = f"functional uses not looked for: torch.fx cannot trace the model ({error})"
-        return [("", reason)]
+        what = f"torch.fx cannot trace the model ({first_line(error)})"
+        return [("", f"functional uses not looked for: {what}")]
     uses: dict[tuple[str, str], None] = {}
     for node in nodes:
         called = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
@@ -302,8 +311,4 @@ def _functional_uses(model: nn.Module) -> list[tuple[str, str]]:
 def _disposable_copy(model: nn.Module) -> nn.Module:
     """Shares the parameters and has no hooks: a forward that keeps what it sees keeps proxies."""
     shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    copied = copy.deepcopy(model, shared)
-    for module in copied.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    return copied
+    return copy.deepcopy(model, shared | without_hooks(model.modules()))

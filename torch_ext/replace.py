@@ -5,6 +5,8 @@ objects. Optimizers, hooks, wrappers, tied weights and the model's root therefor
 """
 
 import functools
+import inspect
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -20,6 +22,7 @@ from torch_ext._modules import (
     check_filter_fn,
     check_model,
     compiled_code,
+    is_sharded,
     own_forward,
     tensors_around,
 )
@@ -80,7 +83,8 @@ def replace_prelu(
             report._skip(name, module, reason)
         else:
             try:
-                swaps.append((name, module, _fused_class(module)))
+                fused = _fused_class(type(module), parametrize.is_parametrized(module))
+                swaps.append((name, module, fused))
             except Exception as error:  # noqa: BLE001  (metaclasses and __init_subclass__ are free)
                 report._skip(name, module, f"its class cannot be subclassed: {error}")
     return _apply(swaps, report)
@@ -91,7 +95,8 @@ def restore_prelu(model: nn.Module) -> SwapReport:
 
     Each becomes the class that :func:`replace_prelu` found there; one that was made as
     ``torch_ext.PReLU`` becomes ``nn.PReLU``. The model can then be pickled, quantized or shipped
-    without ``torch_ext``.
+    without ``torch_ext``. Skipped, with the reason in the report: a class that was written on top of
+    ``torch_ext.PReLU``, a module whose ``forward`` was replaced on the instance, and ScriptModules.
 
     Parameters keep their dtype. A float32 slope amid 16-bit tensors, as :func:`parametrize_relu`
     makes, gets a note in the report: ``nn.PReLU`` refuses 16-bit inputs with it, until the module
@@ -109,8 +114,10 @@ def restore_prelu(model: nn.Module) -> SwapReport:
     for name, module in _changeable_modules(model, "torch_ext::prelu", report):
         if not isinstance(module, PReLU):
             continue
-        original = _original_class(module)
-        if original is None:
+        original = _original_class(type(module), parametrize.is_parametrized(module))
+        if "forward" in vars(module):
+            report._skip(name, module, ON_THE_INSTANCE)
+        elif original is None:
             report._skip(name, module, "its class was written on top of torch_ext.PReLU")
         else:
             swaps.append((name, module, original))
@@ -175,24 +182,30 @@ def _obstacle(module: nn.PReLU, trusted: tuple[type[nn.PReLU], ...]) -> str | No
     return None
 
 
-def _fused_class(module: nn.PReLU) -> type:
-    twin = _twin(parametrize.type_before_parametrizations(module))
-    return _rebase(type(module), twin) if parametrize.is_parametrized(module) else twin
+# torch.nn.utils.parametrize and FSDP2's fully_shard give a module a class of their own, with the one
+# that it had as last base. A swap makes it anew over what that base becomes.
 
 
-def _original_class(module: PReLU) -> type | None:
-    cls = type(module)
-    if not parametrize.is_parametrized(module):
-        return _stands_for(cls)
-    base = _stands_for(cls.__bases__[0])
-    if base is None:
-        return None
+def _fused_class(cls: type, parametrized: bool) -> type:
+    sharded = is_sharded(cls)
+    if not sharded and not parametrized:
+        return _twin(cls)
+    base = _fused_class(cls.__bases__[-1], parametrized and sharded)
+    return _rebase(cls, base) if parametrized else _rebase_once(cls, base)
+
+
+def _original_class(cls: type, parametrized: bool) -> type | None:
+    sharded, original = is_sharded(cls), _stands_for(cls)
+    if not sharded and not parametrized:
+        return original
     # The very class from before the swap, unless parametrizations came or went in the meantime:
     # they are properties of the class.
-    original = _stands_for(cls)
     if original is not None and _namespace(original) == _namespace(cls):
         return original
-    return _rebase(cls, base)
+    base = _original_class(cls.__bases__[-1], parametrized and sharded)
+    if base is None:
+        return None
+    return _rebase(cls, base) if parametrized else _rebase_once(cls, base)
 
 
 def _stands_for(cls: type) -> type | None:
@@ -219,11 +232,24 @@ def _twin(original: type) -> type:
             "__qualname__": original.__qualname__,
             "__doc__": original.__doc__,
             "__reduce_ex__": reduce_ex,
-            "forward": PReLU.forward,
+            "forward": _forward_like(original),
             _ORIGINAL: original,
         },
     )
     return cast(type, twin)
+
+
+def _forward_like(original: Any) -> Callable[..., Any]:
+    """torch_ext.PReLU's forward, with the name that the original's gives its input: m(x=...).
+
+    A wrapper with keyword arguments would do, but not for TorchScript.
+    """
+    _, *parameters = inspect.signature(original.forward).parameters.values()
+    names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD][:1]
+    if names in ([], ["input"]):
+        return PReLU.forward
+    code = PReLU.forward.__code__.replace(co_varnames=("self", *names))
+    return types.FunctionType(code, PReLU.forward.__globals__, "forward")
 
 
 def _rebuild(original: type, function: Callable[..., PReLU], *arguments: Any) -> PReLU:
@@ -233,16 +259,19 @@ def _rebuild(original: type, function: Callable[..., PReLU], *arguments: Any) ->
     return module
 
 
-def _rebase(parametrized: type, base: type) -> type:
-    """A parametrized module's class, over another base.
+def _rebase(cls: type, base: type) -> type:
+    """A parametrized or sharded module's class, over another last base.
 
-    torch.nn.utils.parametrize gives each such module a class of its own, which has the parametrized
-    tensors as properties and whose first base comes back with their removal. Deep copies share that
-    class, so it is made anew and never edited.
+    A parametrized one has the parametrized tensors as properties, and its base comes back with their
+    removal. Deep copies share it, so it is made anew and never edited.
     """
-    namespace = {**_namespace(parametrized), _ORIGINAL: parametrized}
-    return type(parametrized)(parametrized.__name__, (base,), namespace)
+    namespace = {**_namespace(cls), _ORIGINAL: cls}
+    return type(cls)(cls.__name__, (*cls.__bases__[:-1], base), namespace)
 
 
-def _namespace(parametrized: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(parametrized).items() if name != _ORIGINAL}
+# Layers of one sharded class stay layers of one class, which torch.compile compiles once.
+_rebase_once = functools.cache(_rebase)
+
+
+def _namespace(cls: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(cls).items() if name != _ORIGINAL}
