@@ -2,10 +2,11 @@
 
 Environment: FORCE_CUDA=1 (fail without nvcc), FORCE_CPU=1 (no CUDA kernels), TORCH_CUDA_ARCH_LIST,
 CUDA_HOME, MAX_JOBS, DEBUG=1 (unoptimised, with debug information), CMAKE_ARGS (more -D options),
-TORCH_EXT_TORCH_ROOT (the torch to build for, if not the installed one), TORCH_EXT_BUILD_DIR (where
-objects stay, for the next build).
+TORCH_EXT_TORCH_ROOT (the torch to build for, if not the installed one), TORCH_EXT_ANY_TORCH=1 (try
+one that is not supported, too), TORCH_EXT_BUILD_DIR (where objects stay, for the next build).
 """
 
+import importlib.metadata
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))
-from find_torch import SUPPORTED, find_torch
+from find_torch import MINORS, SUPPORTED, find_torch
 
 VERSION = re.search(
     r"VERSION (\d+\.\d+\.\d+)", (ROOT / "CMakeLists.txt").read_text().split("project(")[1]
@@ -30,6 +31,16 @@ VERSION = re.search(
 
 def flag(name):
     return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE", "Y")
+
+
+def find_supported_torch():
+    torch = find_torch()
+    if torch and not torch.is_supported and not flag("TORCH_EXT_ANY_TORCH"):
+        sys.exit(
+            f"torch_ext: torch {torch.version} was found, but 2.{MINORS[0]} to 2.{MINORS[-1]} are"
+            " supported: install one of these, or set TORCH_EXT_ANY_TORCH=1 to try this one."
+        )
+    return torch
 
 
 def find_nvcc():
@@ -77,15 +88,19 @@ def full_version(torch):
 def torch_requirement(torch):
     if torch is None:
         return SUPPORTED
-    major, minor = map(int, torch.minor.split("."))
-    return f"torch>={major}.{minor}.0,<{major}.{minor + 1}"
+    from packaging.version import Version  # setuptools brings it along
+
+    found = Version(torch.version)
+    # A pre-release ("2.15.0a0+git…") comes before the release that it is named after.
+    oldest = found.public if found.is_prerelease else f"{found.major}.{found.minor}.0"
+    return f"torch>={oldest},<{found.major}.{found.minor + 1}"
 
 
 class CMakeBuild(build_ext):
     """Installs the native part into the package: the built one, or with --inplace the source tree's."""
 
     def run(self):
-        torch = find_torch()
+        torch = find_supported_torch()
         cmake = self.tools(torch)
         package = (ROOT if self.inplace else Path(self.build_lib).resolve()) / "torch_ext"
         environment = dict(os.environ, PATH=self.search_path())
@@ -121,10 +136,14 @@ class CMakeBuild(build_ext):
         else:
             build = ROOT / "build" / "in-place" if self.inplace else Path(self.build_temp).resolve()
         build_type = "Debug" if flag("DEBUG") or self.debug else "Release"
+        build_type = os.environ.get("CMAKE_BUILD_TYPE", build_type)
+        # Such a generator would build one configuration and install another; others know theirs.
+        several = "Multi-Config" in os.environ.get("CMAKE_GENERATOR", "")
+        configuration = ["--config", build_type] if several else []
         yield [
             *("-S", str(ROOT), "-B", str(build)),
             *([] if "CMAKE_GENERATOR" in os.environ else self.with_ninja()),
-            f"-DCMAKE_BUILD_TYPE={os.environ.get('CMAKE_BUILD_TYPE', build_type)}",
+            f"-DCMAKE_BUILD_TYPE={build_type}",
             f"-DTORCH_EXT_TORCH_ROOT={torch.root}",
             f"-DTORCH_EXT_CUDA={'ON' if cuda_version(torch) else 'OFF'}",
             f"-DTORCH_EXT_IN_PLACE={'ON' if self.inplace else 'OFF'}",
@@ -135,8 +154,8 @@ class CMakeBuild(build_ext):
             *shlex.split(os.environ.get("TORCH_EXT_CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("MAX_JOBS")
-        yield ["--build", str(build), *(["--parallel", jobs] if jobs else [])]
-        yield ["--install", str(build), "--prefix", str(package)]
+        yield ["--build", str(build), *configuration, *(["--parallel", jobs] if jobs else [])]
+        yield ["--install", str(build), *configuration, "--prefix", str(package)]
 
     def ninja(self):
         return shutil.which("ninja", path=self.search_path())
@@ -147,8 +166,28 @@ class CMakeBuild(build_ext):
 
     @staticmethod
     def search_path():
-        """The environment's own tools first, activated or not."""
-        return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        """The environment's own tools first, activated or not.
+
+        Those of its packages before all: in an isolated build they are not in the interpreter's
+        folder, where a system's Python has the system's CMake beside it.
+        """
+        of_packages = filter(None, map(package_folder, ("cmake", "ninja")))
+        folders = [*of_packages, Path(sys.executable).parent]
+        return os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")])
+
+
+def package_folder(program):
+    """Where the Python package of a program's name has it.
+
+    As its metadata tell: ninja.BIN_DIR looks in the interpreter's own folders first, and `import cmake`
+    may find the folder of that name that lies here.
+    """
+    try:
+        files = importlib.metadata.files(program) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    programs = (Path(f.locate()) for f in files if f.name == program and f.parent.name == "bin")
+    return next((path.resolve().parent for path in programs if path.is_file()), None)
 
 
 def pybind11_cmake_dir():
@@ -173,7 +212,7 @@ class SourceDistribution(sdist):
 
 
 # A source distribution is for every torch, whichever is installed where it is made.
-torch_found = None if "sdist" in sys.argv else find_torch()
+torch_found = None if "sdist" in sys.argv else find_supported_torch()
 setup(
     version=full_version(torch_found),
     install_requires=[torch_requirement(torch_found)],

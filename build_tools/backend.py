@@ -23,3 +23,8 @@ def get_requires_for_build_wheel(config_settings=None):
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel
+
+
+def get_requires_for_build_sdist(config_settings=None):
+    """Nothing. setuptools would run setup.py to find out, which refuses a torch that it cannot build for."""
+    return []

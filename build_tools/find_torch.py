@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-SUPPORTED = "torch>=2.11,<2.16"
+MINORS = range(11, 16)  # of torch 2: those that the sources are for
+SUPPORTED = f"torch>=2.{MINORS.start},<2.{MINORS.stop}"
 
 
 class Torch(NamedTuple):
@@ -21,6 +22,10 @@ class Torch(NamedTuple):
     @property
     def minor(self) -> str:
         return ".".join(self.version.split(".")[:2])
+
+    @property
+    def is_supported(self) -> bool:
+        return self.minor in {f"2.{minor}" for minor in MINORS}
 
 
 def find_torch() -> Torch | None:

@@ -62,6 +62,11 @@ def no_torch(folder):
     return build(folder, *without("torch"))
 
 
+def unsupported_torch(folder):
+    (folder / "version.py").write_text("__version__ = '2.10.0'\ncuda = None\n")
+    return build(folder, FORCE_CPU="1", TORCH_EXT_TORCH_ROOT=str(folder))
+
+
 def no_cmake(folder):
     # A path without the environment's own folder, where CMake is.
     program = (
@@ -252,7 +257,17 @@ def cmake_torch(folder):
 NAMES = {
     function.__name__: function
     for function in (
-        *(no_torch, no_cmake, no_nvcc, other_nvcc, other_torch, other_cuda, not_built, broken),
+        *(
+            no_torch,
+            unsupported_torch,
+            no_cmake,
+            no_nvcc,
+            other_nvcc,
+            other_torch,
+            other_cuda,
+            not_built,
+            broken,
+        ),
         *(dtypes, quantized, channels, integers, example_inputs),
         *(export_load, jit_load, aoti_load, onnx_table, onnx_packages, monitored, policy),
         *(cmake_prefix, cmake_torch),

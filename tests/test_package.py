@@ -131,6 +131,23 @@ def test_info_shows_how_a_knob_is_set(monkeypatch):
     )
 
 
+def test_info_shows_every_knob_that_the_readme_names(monkeypatch):
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    when_running = readme.split("| when running |")[1].split("| when building |")[0]
+    knobs = re.findall(r"^\| `(TORCH_EXT_\w+)=", when_running, re.MULTILINE)
+    assert "TORCH_EXT_COMPILE" in knobs
+    for knob in knobs:
+        monkeypatch.delenv(knob, raising=False)
+    described = torch_ext.info.describe()
+    assert re.findall(r"^  (TORCH_EXT_\w+) +\w+ \(not set\)$", described, re.MULTILINE) == knobs
+
+
+def test_info_shows_the_compile_policy_and_how_it_was_set(monkeypatch):
+    monkeypatch.setenv("TORCH_EXT_COMPILE", "opaque")
+    printed = run_python("", "-m", "torch_ext.info")
+    assert re.search(r"TORCH_EXT_COMPILE +opaque \(set to opaque\)", printed)
+
+
 def test_the_package_is_marked_as_typed_and_its_stub_names_what_the_module_has():
     assert (PACKAGE / "py.typed").is_file()
     stub = ast.parse((PACKAGE / "_C.pyi").read_text())

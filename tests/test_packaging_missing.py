@@ -51,9 +51,10 @@ def failed_build(python, tools, before="pass", **environment):
     return result.stderr.strip().splitlines()[-1]
 
 
+NO_PACKAGES = "import importlib.metadata; importlib.metadata.files = lambda name: None"
 MISSING = {
-    "CMake": {"tools": ["c++"]},
-    "Ninja": {"tools": ["c++", "cmake"]},
+    "CMake": {"tools": ["c++"], "before": NO_PACKAGES},
+    "Ninja": {"tools": ["c++", "cmake"], "before": NO_PACKAGES},
     "pybind11": {
         "tools": ["c++", "cmake", "ninja"],
         "before": "sys.modules['pybind11'] = None",

@@ -21,7 +21,7 @@ LIBRARY = PACKAGE / "lib" / "libtorch_ext.so"
 
 _BUILD = (
     "`make build` in a source tree that is used in place, else "
-    "`pip install --no-build-isolation --force-reinstall .` in the source tree"
+    "`pip install --no-build-isolation --no-deps .` in the source tree"
 )
 
 

@@ -6,7 +6,7 @@ import platform
 import torch
 
 import torch_ext
-from torch_ext import _C, _library
+from torch_ext import _C, _library, inductor
 
 
 def describe() -> str:
@@ -33,6 +33,7 @@ def describe() -> str:
         "knobs": {
             "TORCH_EXT_HUGE_PAGES": _knob("TORCH_EXT_HUGE_PAGES", _C.huge_pages()),
             "TORCH_EXT_NT_STORES": _knob("TORCH_EXT_NT_STORES", _C.nt_stores()),
+            "TORCH_EXT_COMPILE": _knob("TORCH_EXT_COMPILE", inductor.compile_policy()),
         },
     }
     lines = []
@@ -49,9 +50,10 @@ def _show(value: object) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def _knob(variable: str, enabled: bool) -> str:
+def _knob(variable: str, state: bool | str) -> str:
     setting = f"set to {os.environ[variable]}" if variable in os.environ else "not set"
-    return f"{'on' if enabled else 'off'} ({setting})"
+    in_words = state if isinstance(state, str) else "on" if state else "off"
+    return f"{in_words} ({setting})"
 
 
 if __name__ == "__main__":

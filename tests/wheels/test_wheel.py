@@ -13,6 +13,7 @@ from email.parser import HeaderParser
 
 import pytest
 import torch
+from packaging.version import Version
 from programs import ROOT, TORCH_MINOR, output_of
 
 LIBRARIES = ["torch_ext/lib/libtorch_ext.so", "torch_ext/_C.*.so"]
@@ -54,11 +55,12 @@ def test_it_is_named_after_torch_and_cuda(wheel, metadata, built):
 
 
 def test_it_asks_for_the_torch_minor_that_it_was_built_for(metadata):
-    major, minor = map(int, TORCH_MINOR.split("."))
+    found = Version(torch.__version__)
+    oldest = found.public if found.is_prerelease else f"{TORCH_MINOR}.0"
     [requirement] = [
         text for text in metadata.get_all("Requires-Dist") if text.startswith("torch<")
     ]
-    assert requirement == f"torch<{major}.{minor + 1},>={major}.{minor}.0"
+    assert requirement == f"torch<{found.major}.{found.minor + 1},>={oldest}"
 
 
 def test_it_is_below_15_megabytes(wheel, built):
@@ -122,7 +124,7 @@ def test_the_source_distribution_is_for_every_supported_torch(sdist):
     assert re.match(r"torch<[\d.]+,>=[\d.]+$", metadata.get_all("Requires-Dist")[0])
 
 
-def test_the_source_distribution_has_what_git_has_but_ci_and_figures(packed_sources):
+def test_the_source_distribution_has_what_git_has_but_ci(packed_sources):
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
@@ -130,7 +132,7 @@ def test_the_source_distribution_has_what_git_has_but_ci_and_figures(packed_sour
         text=True,
         check=True,
     ).stdout.splitlines()
-    left_out = (".ci/", ".gitignore", "benchmarks/results/")
+    left_out = (".ci/", ".gitignore")
     wanted = {name for name in files if not name.startswith(left_out) and (ROOT / name).is_file()}
     assert wanted - packed_sources == set()
 
