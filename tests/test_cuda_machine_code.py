@@ -106,6 +106,17 @@ def test_every_walk_keeps_four_wide_loads_in_flight(kernels):
 
 
 @in_the_library
+def test_code_without_clusters_ends_with_an_error_where_one_is_launched(kernels):
+    """It would add up a part of the sums; the launch plan is right about the device, or nothing is."""
+    sums = [kernel for kernel in kernels if "PreluBackward<true>" in kernel.arguments]
+    assert sums
+    for kernel in sums:
+        has_clusters = int(re.match(r"sm_(\d+)", kernel.arch)[1]) >= 90
+        assert (kernel.count(r"UCGABAR") > 0) == has_clusters, str(kernel)
+        assert (kernel.count(r"BPT\.TRAP") > 0) == (not has_clusters), str(kernel)
+
+
+@in_the_library
 def test_no_kernel_takes_more_registers_than_its_family_may(kernels):
     allowed = machine_code.read_table()
     used = machine_code.register_use(kernels)

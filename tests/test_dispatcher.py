@@ -21,6 +21,7 @@ from cases import (
     single_value,
     step_2,
 )
+from reference import assert_same_bits
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torch_ext
@@ -80,9 +81,33 @@ def test_every_key_has_a_kernel_of_its_own(name):
     assert not missing
 
 
-@pytest.mark.parametrize("key", ("AutocastCPU", "AutocastCUDA"))
-def test_autocast_has_a_kernel(key):
-    assert _has_kernel("prelu", key)
+AUTOCAST_KEYS = [name for name in torch._C.DispatchKey.__members__ if name.startswith("Autocast")]
+
+
+def test_autocast_has_a_kernel_wherever_stock_has_one():
+    stocks, ours = (
+        {
+            key
+            for key in AUTOCAST_KEYS
+            if torch._C._dispatch_has_kernel_for_dispatch_key(f"{library}::prelu", key)
+        }
+        for library in ("aten", "torch_ext")
+    )
+    assert {"AutocastCPU", "AutocastCUDA", "AutocastXPU"} <= stocks
+    assert stocks <= ours
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_devices_without_kernels_of_ours_take_float32_slopes_too(dtype):
+    """What an XPU calls, here on CPU tensors. A CPU build beside a CUDA torch is such a case."""
+    elsewhere = torch._C.DispatchKeySet(torch._C.DispatchKey.XPU)
+    prelu = torch.ops.torch_ext.prelu.default
+    input, weight = torch.randn(2, 3, 50).to(dtype), torch.tensor([0.3, -1.7, 2.9])
+    assert_same_bits(prelu.redispatch(elsewhere, input, weight), prelu(input, weight))
+    alike = weight.to(dtype)
+    assert_same_bits(prelu.redispatch(elsewhere, input, alike), prelu(input, alike))
+    with pytest.raises(RuntimeError, match="Type promoting not supported"):
+        prelu.redispatch(elsewhere, input, weight.double())
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -131,7 +131,7 @@ def test_no_path_of_the_machine_that_built_it_is_inside(path):
 
 # All that lives in writable memory as long as the process does, and why that is no danger to
 # threads, streams and devices. Each is set once, under a guard or while the library is loaded,
-# except the first two.
+# except those that are atomic.
 STATE = {
     r"torch_ext::knobs\(\)::instance": "switches of the whole process, by purpose; atomic",
     r"torch_ext::\(anonymous namespace\)::open_overrides\(\)::count": "likewise, a count",
@@ -139,6 +139,10 @@ STATE = {
     r"torch_ext::\(anonymous namespace\)::kernels<.*>\(\)::chosen": "const: for this processor",
     r"torch_ext::TORCH_LIBRARY_\w+": "registrations, taken back when the library is unloaded",
 }
+if CUDA_BUILD:
+    STATE[r"torch_ext::\(anonymous namespace\)::built_with_clusters\(.*\)::answers"] = (
+        "what the driver says of each device, the same whoever asks; atomic"
+    )
 OF_OTHERS = (
     r"(c10|at|torch|std)::.*",  # what headers bring along
     r"DW\.ref\..*|__dso_handle|__TMC_END__|completed\.0|_edata|__bss_start|_end",  # the compiler's

@@ -26,6 +26,9 @@ def _other_layouts():
         "nested": (_nested([torch.randn(3, 2), torch.randn(3, 4)]), slopes[:1]),
         "nested_per_channel": (_nested([torch.randn(3, 2), torch.randn(3, 4)]), slopes),
         "jagged": (jagged, slopes[:1]),
+        "mkldnn_mixed": (image.bfloat16().to_mkldnn(), slopes),
+        "sparse_mixed": (image.bfloat16().to_sparse(), slopes[:1]),
+        "nested_mixed": (_nested([torch.randn(3, 2).bfloat16()]), slopes[:1]),
         "quantized": (torch.quantize_per_tensor(image, 0.1, 0, torch.quint8), slopes),
     }
 
@@ -47,6 +50,7 @@ def test_other_layouts_do_what_stock_does():
         name: stock for name, (_, stock) in outcomes.items()
     }
     assert outcomes["mkldnn"][0][0] == torch._mkldnn
+    assert "Type promoting not supported" in outcomes["mkldnn_mixed"][0][1]
 
 
 @pytest.mark.filterwarnings("ignore")

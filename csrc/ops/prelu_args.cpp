@@ -26,14 +26,6 @@ void check_defined(const at::Tensor& tensor, const char* argument) {
       tensor.defined(), "prelu: Expected `", argument, "` to be a tensor, but it is undefined");
 }
 
-void check_dtypes(const at::Tensor& input, const at::Tensor& weight) {
-  TORCH_CHECK(
-      input.scalar_type() == weight.scalar_type() ||
-          is_mixed_pair(input.scalar_type(), weight.scalar_type()),
-      "prelu: Type promoting not supported. Got ", input.scalar_type(), " and ",
-      weight.scalar_type());
-}
-
 // The slopes' side of the shape rule: one, or one per channel (dimension 1).
 void check_slope_count(const at::Tensor& input, const at::Tensor& weight) {
   if (weight.sym_numel() != 1) {
@@ -76,10 +68,18 @@ bool same_memory_order(const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
+void check_same_dtype(const at::Tensor& input, const at::Tensor& weight) {
+  TORCH_CHECK(
+      input.scalar_type() == weight.scalar_type(), "prelu: Type promoting not supported. Got ",
+      input.scalar_type(), " and ", weight.scalar_type());
+}
+
 void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight) {
   check_defined(input, "input");
   check_defined(weight, "weight");
-  check_dtypes(input, weight);
+  if (!is_mixed_pair(input.scalar_type(), weight.scalar_type())) {
+    check_same_dtype(input, weight);
+  }
   check_slope_count(input, weight);
 }
 

@@ -13,8 +13,11 @@ namespace torch_ext {
 // reads symbolic sizes only, so Meta and the composites share it.
 void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight);
 
-// The same, then device and supported dtype: what stock leaves to its kernels. `name` is the name
-// in dtype errors ("prelu_cpu", "prelu_backward_cuda").
+// Stock's rule for dtypes, without the pair of 16-bit data and float32 slopes.
+void check_same_dtype(const at::Tensor& input, const at::Tensor& weight);
+
+// check_prelu_rules, then device and supported dtype: what stock leaves to its kernels. `name` is
+// the name in dtype errors ("prelu_cpu", "prelu_backward_cuda").
 void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const char* name);
 
 // grad_output must have input's shape, dtype and device.

@@ -1,5 +1,6 @@
 // Mixed-precision policy: the input is cast like stock's, so the output has stock's dtype; a
-// float32 weight stays float32, so its gradient never passes through 16 bits. Knows no kernel.
+// float32 weight stays float32, so its gradient never passes through 16 bits. On devices that have
+// no kernels of ours both are cast, as stock's. Knows no kernel.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 #include <torch_ext/prelu.h>
@@ -12,7 +13,9 @@ at::Tensor prelu_autocast(const at::Tensor& input, const at::Tensor& weight) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
   const at::ScalarType target = at::autocast::get_autocast_dtype(device);
   const at::Tensor cast_input = at::autocast::cached_cast(target, input, device);
-  const bool keep_weight = cast_input.scalar_type() == target && weight.scalar_type() == at::kFloat;
+  constexpr bool kOurs = device == c10::kCPU || device == c10::kCUDA;
+  const bool keep_weight =
+      kOurs && cast_input.scalar_type() == target && weight.scalar_type() == at::kFloat;
   return torch_ext::prelu(
       cast_input, keep_weight ? weight : at::autocast::cached_cast(target, weight, device));
 }
@@ -25,6 +28,18 @@ TORCH_LIBRARY_IMPL(torch_ext, AutocastCPU, m) {
 
 TORCH_LIBRARY_IMPL(torch_ext, AutocastCUDA, m) {
   m.impl("prelu", prelu_autocast<c10::kCUDA, c10::DispatchKey::AutocastCUDA>);
+}
+
+TORCH_LIBRARY_IMPL(torch_ext, AutocastXPU, m) {
+  m.impl("prelu", prelu_autocast<c10::kXPU, c10::DispatchKey::AutocastXPU>);
+}
+
+TORCH_LIBRARY_IMPL(torch_ext, AutocastMPS, m) {
+  m.impl("prelu", prelu_autocast<c10::kMPS, c10::DispatchKey::AutocastMPS>);
+}
+
+TORCH_LIBRARY_IMPL(torch_ext, AutocastMTIA, m) {
+  m.impl("prelu", prelu_autocast<c10::kMTIA, c10::DispatchKey::AutocastMTIA>);
 }
 
 }  // namespace torch_ext

@@ -118,6 +118,12 @@ bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
 
 at::Tensor prelu_foreign(const at::Tensor& input, const at::Tensor& weight) {
   check_prelu_rules(input, weight);
+  // at::prelu has no pair of dtypes; written out, it runs on every device.
+  if (input.scalar_type() != weight.scalar_type() && input.layout() == at::kStrided &&
+      weight.layout() == at::kStrided && !input.is_nested()) {
+    return prelu_composite(input, weight);
+  }
+  check_same_dtype(input, weight);
   return at::_prelu_kernel(input, along_channels(weight, input.dim()));
 }
 

@@ -29,7 +29,8 @@ std::array<at::Tensor, 3> prelu_double_backward(
     std::array<bool, 3> wanted);
 
 // What at::prelu does on devices and layouts that are not ours, without entering aten::prelu itself
-// (which may be overridden to run on this operator).
+// (which may be overridden to run on this operator). On devices also 16-bit data with a float32
+// slope.
 bool is_foreign(const at::Tensor& input, const at::Tensor& weight);
 at::Tensor prelu_foreign(const at::Tensor& input, const at::Tensor& weight);
 

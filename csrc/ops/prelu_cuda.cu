@@ -5,10 +5,12 @@
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAMacros.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <tuple>
 
@@ -49,14 +51,18 @@ int attribute(cudaDeviceAttr name, c10::DeviceIndex device) {
   return value;
 }
 
-// Whether the code that runs on a GPU of this architecture was compiled with clusters: an older PTX
-// may stand in for what was not built.
-constexpr bool built_with_clusters(int arch) {
-  int built = 0;
-  for (const int other : {__CUDA_ARCH_LIST__}) {  // 900 for 9.0, ascending
-    built = other <= 10 * arch ? other : built;
+// Whether the code that runs on the current device was compiled with clusters. Only the driver
+// knows: where no machine code fits, it translates PTX, which may be older than the device.
+bool built_with_clusters(c10::DeviceIndex device) {
+  enum : uint8_t { kUnknown, kNo, kYes };
+  static std::array<std::atomic<uint8_t>, C10_COMPILE_TIME_MAX_GPUS> answers{};
+  std::atomic<uint8_t>& answer = answers[device];
+  if (answer == kUnknown) {
+    cudaFuncAttributes code{};
+    C10_CUDA_CHECK(cudaFuncGetAttributes(&code, cuda::finish_sums<float, float>));
+    answer = code.ptxVersion >= 90 ? kYes : kNo;  // 90: compute capability 9.0
   }
-  return built >= 900;
+  return answer == kYes;
 }
 
 cuda::LaunchPlan plan_for(const cuda::Work& work, c10::DeviceIndex device) {
@@ -65,7 +71,8 @@ cuda::LaunchPlan plan_for(const cuda::Work& work, c10::DeviceIndex device) {
   return cuda::plan_launch(
       work, cuda::tuning_of(arch),
       {attribute(cudaDevAttrMultiProcessorCount, device),
-       attribute(cudaDevAttrMaxThreadsPerMultiProcessor, device), built_with_clusters(arch)});
+       attribute(cudaDevAttrMaxThreadsPerMultiProcessor, device),
+       arch >= 90 && built_with_clusters(device)});
 }
 
 // Elements from the last 16-byte boundary to this one.

@@ -37,8 +37,8 @@ MUTANTS = (
     Mutant(
         "NaN takes the slope's side, in 16 bits",
         _LANES,
-        "return stored + int16_t(0x7FFF) < int16_t(INT16_MIN + kInfinity);",
-        "return stored > int16_t(0);",
+        "return std::bit_cast<Bits<int16_t>>(shifted) < int16_t(INT16_MIN + kInfinity);",
+        "return stored > int16_t(0) && shifted == shifted;",
         "test_special_values.py",
     ),
     Mutant(
@@ -338,6 +338,20 @@ MUTANTS = (
         "keep_weight ? weight : at::autocast",
         "false ? weight : at::autocast",
         "test_autocast.py",
+    ),
+    Mutant(
+        "devices without kernels of ours take float32 slopes",
+        "csrc/ops/prelu_composite.cpp",
+        "if (input.scalar_type() != weight.scalar_type() &&",
+        "if (false && input.scalar_type() != weight.scalar_type() &&",
+        "test_dispatcher.py",
+    ),
+    Mutant(
+        "but not in other layouts",
+        "csrc/ops/prelu_composite.cpp",
+        "  check_same_dtype(input, weight);\n",
+        "",
+        "test_other_layouts.py",
     ),
     Mutant(
         "an override that is closed does nothing",

@@ -7,9 +7,8 @@
 //     output = script_module.forward({input});   // aten::prelu is torch_ext::prelu in here
 //   }
 //
-// Scope    the whole process, every thread, while at least one guard lives. Guards may nest,
-// overlap
-//          and be made and destroyed in any thread at any time.
+// Scope    the whole process, every thread, while at least one guard lives. Guards may nest and
+//          overlap, and be made and destroyed in any thread at any time.
 // Covers   CPU and (if built for it) CUDA tensors, with derivatives. All else, errors included, is
 //          stock's: other layouts and devices, vmap, graphs that torch.compile and export record.
 // Dtypes   stock's rule, so one for both arguments; torch_ext::prelu itself still takes mixed ones.

@@ -35,7 +35,7 @@ TORCH_EXT_API std::tuple<at::Tensor, at::Tensor> prelu_backward(
     const at::Tensor& weight,
     std::array<bool, 2> output_mask);
 
-// "0.1.0+pt2.15cu130": this library's version, the torch and the CUDA ("cpu": none) it was built
+// "0.1.0+pt2.15cu130": this library's version, and what torch and CUDA ("cpu": none) it was built
 // for.
 TORCH_EXT_API const char* version();
 

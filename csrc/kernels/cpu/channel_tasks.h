@@ -34,8 +34,8 @@ struct Task {
 namespace tuning {
 // Tasks.
 inline constexpr int64_t kThreadElements = 32768;   // worth waking another thread for
-inline constexpr int64_t kTaskElements = 16384;     // at least; small tasks share out evenly
-inline constexpr int64_t kSumTaskElements = 32768;  // the same with sums, which each task pays for
+inline constexpr int64_t kTaskElements = 16384;     // of a task, about; ...
+inline constexpr int64_t kSumTaskElements = 32768;  // ... with sums, which each task pays for
 inline constexpr int64_t kTaskMultiple = 8;         // of tasks, for equal shares of few threads
 inline constexpr int64_t kMaxTasks = 256;           // larger tensors get larger tasks, not more
 // Planes.
@@ -117,7 +117,8 @@ class ChannelTasks {
   // Whether it should be: a result so large would drive everything else from the caches, and then
   // its own beginning.
   bool should_bypass_caches(const void* output) const {
-    return view_.numel() * element_bytes_ >= tuning::kBypassBytes && writes_whole_lines(output);
+    return output != nullptr && view_.numel() * element_bytes_ >= tuning::kBypassBytes &&
+           writes_whole_lines(output);
   }
 
   // Neighbouring tasks of a columns walk have the same channels, so that slopes need not be spread

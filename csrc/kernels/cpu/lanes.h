@@ -220,7 +220,8 @@ struct Lanes {
     // As integers, the positive numbers are 1 ... infinity. Shifted to the lowest integers, one
     // comparison finds them.
     constexpr int16_t kInfinity = WideStep::kEvenOdd ? 0x7F80 : 0x7C00;
-    return stored + int16_t(0x7FFF) < int16_t(INT16_MIN + kInfinity);
+    const auto shifted = std::bit_cast<Bits<uint16_t>>(stored) + uint16_t(0x7FFF);
+    return std::bit_cast<Bits<int16_t>>(shifted) < int16_t(INT16_MIN + kInfinity);
   }
 
  private:

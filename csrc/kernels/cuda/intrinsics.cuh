@@ -35,8 +35,8 @@ __device__ __forceinline__ T& shared_memory() {
 }
 
 // Clusters: blocks that run at the same time and see each other's shared memory (compute capability
-// 9.0 and newer; a launch plan for older devices has none, so what older code does is of no
-// account).
+// 9.0 and newer). No launch plan has them for older code, which would not wait and add up a part of
+// the sums: it ends the kernel with an error instead.
 __device__ __forceinline__ int cluster_blocks() {
 #if __CUDA_ARCH__ >= 900
   return static_cast<int>(cooperative_groups::this_cluster().num_blocks());
@@ -58,6 +58,8 @@ __device__ __forceinline__ int cluster_rank() {
 __device__ __forceinline__ void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
   cooperative_groups::this_cluster().sync();
+#else
+  __trap();
 #endif
 }
 

@@ -139,8 +139,9 @@ struct ColumnWalk {
   int64_t segment_channels;
   int32_t passes;
   int32_t inner;
-  int32_t
-      period;  // columns after which a segment's channels repeat; at least its width if they do not
+  // Columns after which the channels begin again, in rows that hold them several times; at least a
+  // segment's width in others.
+  int32_t period;
 
   constexpr int64_t stride() const { return tasks.splits * passes; }
   constexpr int64_t first_channel(int64_t task) const {
