@@ -103,6 +103,31 @@ def test_derivatives_at_zero_are_those_of_the_definition(transform, arguments):
     assert_equal_trees(transform(prelu)(input, weight), transform(plain)(input, weight))
 
 
+@pytest.mark.parametrize("derivative", ("jacobian", "hessian"))
+def test_vectorized_derivatives_of_autograd_equal_stock(derivative, arguments):
+    """They batch gradients by torch's older vmap, which has rules of its own."""
+    differentiate = getattr(torch.autograd.functional, derivative)
+    functions = [
+        operator if derivative == "jacobian" else _loss(operator) for operator in (prelu, F.prelu)
+    ]
+    ours, stock = (differentiate(each, arguments, vectorize=True) for each in functions)
+    assert_equal_trees(ours, stock)
+    assert_equal_trees(ours, differentiate(functions[0], arguments))
+
+
+def test_a_batch_of_gradients_goes_through_one_backward(arguments):
+    arguments = [argument.requires_grad_() for argument in arguments]
+    output = prelu(*arguments)
+    cotangents = torch.stack([torch.ones_like(output), 2 - output.detach()])
+    batched = torch.autograd.grad(
+        output, arguments, cotangents, is_grads_batched=True, retain_graph=True
+    )
+    for i, cotangent in enumerate(cotangents):
+        single = torch.autograd.grad(output, arguments, cotangent, retain_graph=True)
+        for of_all, one in zip(batched, single, strict=True):
+            assert_same_bits(of_all[i], one)
+
+
 def test_jvp_and_vjp_equal_stock(arguments):
     tangents = tuple(
         integer_values(tensor.shape, torch.float64, tensor.device, seed=3) for tensor in arguments
