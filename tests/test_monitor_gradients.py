@@ -1,5 +1,6 @@
 """ActivationMonitor's gradient norms: those of PyTorch's own full backward hooks."""
 
+import copy
 import math
 
 import pytest
@@ -60,6 +61,40 @@ def test_gradient_norms_are_those_of_full_backward_hooks(make):
     found = [layer.grad_output.mean, layer.grad_input.mean]
     assert found == pytest.approx(norms_by_full_backward_hooks(model, inputs), rel=1e-5)
     assert layer.grad_output.mean > layer.grad_input.mean > 0
+
+
+@pytest.mark.parametrize("idle", [nn.Identity(), nn.Dropout(p=0.0)], ids=str)
+def test_a_layer_that_returns_its_input_has_one_gradient_at_both_ends(idle):
+    torch.manual_seed(0)
+    relu, leaky = nn.ReLU(inplace=True), nn.LeakyReLU(0.1, inplace=True)
+    first, middle, last = nn.Linear(3, 5), nn.Linear(5, 5), nn.Linear(5, 1)
+    plain = nn.Sequential(first, relu, middle, leaky, last)
+    model = nn.Sequential(first, relu, idle, middle, copy.deepcopy(idle), leaky, last)
+    norms = []
+    for each in (plain, model):
+        with ActivationMonitor(each, layers=(nn.ReLU, nn.LeakyReLU, type(idle))) as monitor:
+            each(torch.ones(4, 3)).square().sum().backward()
+        rows = monitor.report().layers
+        norms.append([(row.grad_output.mean, row.grad_input.mean) for row in rows])
+    (after_relu, before_relu), (after_leaky, before_leaky) = norms[0]
+    assert before_relu < after_relu and before_leaky < after_leaky
+    assert norms[1] == [
+        (after_relu, before_relu),
+        (after_relu, after_relu),
+        (before_leaky, before_leaky),
+        (after_leaky, before_leaky),
+    ]
+
+
+def test_a_hook_may_exchange_an_input_that_is_then_overwritten():
+    """By one that was written to as often: its version is the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.LeakyReLU(0.1, inplace=True), nn.Linear(5, 1))
+    monitor = ActivationMonitor(model)
+    model[0].register_forward_hook(lambda _, args, output: output.mul_(1))
+    model[1].register_forward_pre_hook(lambda _, args: args[0].clone())
+    model(torch.randn(4, 3)).square().sum().backward()
+    assert only(monitor).grad_input.mean < only(monitor).grad_output.mean
 
 
 def test_a_first_layer_has_no_gradient_at_its_input_and_a_frozen_model_none_at_all():

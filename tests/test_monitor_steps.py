@@ -1,11 +1,13 @@
 """What ActivationMonitor counts as a step, and which calls it leaves alone."""
 
+import copy
 import json
 
 import pytest
 import torch
-from monitored import figures, images, network, train
+from monitored import ACTIVATIONS, figures, images, network, train
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import torch_ext
@@ -97,6 +99,39 @@ def test_a_forward_that_failed_leaves_no_calls_behind():
     assert {row.call for row in monitor.report().layers} == {1}
 
 
+class Fails(nn.Module):
+    """Runs out of memory after its layers were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, x):
+        self.layers(x)
+        raise torch.OutOfMemoryError("no memory left")
+
+
+@pytest.mark.parametrize("part", ["", "layers"], ids=["the whole", "a part"])
+def test_direct_calls_after_a_forward_that_failed_are_first_calls(part):
+    model = Fails()
+    monitor = ActivationMonitor(model.get_submodule(part))
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        model(images())
+    for _ in range(3):
+        model.layers[3](torch.randn(2, 3))
+    assert [(row.call, row.steps) for row in monitor.report().layers] == [(1, 1), (1, 4), (1, 1)]
+
+
+def test_direct_calls_after_a_recomputed_forward_are_first_calls():
+    """Checkpointing stops it by an exception as soon as it has what it needs."""
+    model = network()
+    monitor = ActivationMonitor(model)
+    checkpoint(model, images().requires_grad_(), use_reentrant=False).sum().backward()
+    for _ in range(3):
+        model[3](torch.randn(2, 3))
+    assert [(row.call, row.steps) for row in monitor.report().layers] == [(1, 1), (1, 4), (1, 1)]
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_counts_once_and_sees_the_gradients(reentrant):
     def run(model, call):
@@ -110,6 +145,94 @@ def test_checkpointing_counts_once_and_sees_the_gradients(reentrant):
     found = run(network(), lambda model, x: checkpoint(model, x, use_reentrant=reentrant))
     assert found == plain
     assert plain[0]["steps"] == 2 and plain[0]["grad_input_norm"] > 0
+
+
+class Segments(nn.Module):
+    """One rectifier for three segments, the last of another width than the others."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 4)])
+        self.relu = nn.ReLU()
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = checkpoint(self._segment, layer, x, use_reentrant=self.reentrant)
+        return x
+
+    def _segment(self, layer, x):
+        return self.relu(layer(x))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_of_repeated_calls_are_of_their_own_row_or_of_none(reentrant):
+    """The backward repeats the segments in its own order; a call with a width of its own is known."""
+    torch.manual_seed(0)
+    model = Segments(reentrant)
+    twin = copy.deepcopy(model)
+    twin.reentrant = False
+    norms = []
+    for each in (model, twin):
+        monitor = ActivationMonitor(each)
+        for step in range(2):
+            generator = torch.Generator().manual_seed(step)
+            each(torch.randn(9, 3, generator=generator).requires_grad_()).square().sum().backward()
+        rows = monitor.report().layers
+        assert [(r.call, r.channels, r.steps) for r in rows] == [(1, 3, 2), (2, 3, 2), (3, 4, 2)]
+        norms.append([row.grad_output.mean for row in rows])
+    found, expected = norms
+    assert None not in expected and len(set(expected)) == 3
+    assert found == ([None, None, expected[2]] if reentrant else expected)
+
+
+@pytest.mark.parametrize("make", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_a_forward_in_inference_mode_counts_and_training_goes_on(make, device):
+    model = nn.Sequential(nn.Linear(3, 4), make()).to(device)
+    x = torch.randn(5, 3, device=device)
+    monitor = ActivationMonitor(model)
+    with torch.inference_mode():
+        model(x)
+        monitor.reset()
+        model(x)
+    for _ in range(2):
+        model(x).sum().backward()
+    [row] = monitor.report().layers
+    assert row.steps == row.grad_output.finite + 1 == 3
+    assert row.positive.tolist() == (3 * (model[0](x) > 0).sum(0)).tolist()
+
+
+def test_inputs_made_in_inference_mode_are_counted_outside_it():
+    model = nn.Sequential(nn.ReLU(), nn.Linear(2, 2), nn.ReLU(inplace=True))
+    monitor = ActivationMonitor(model.requires_grad_(False))
+    with torch.inference_mode():
+        x = torch.tensor([[1.0, -1.0]])
+    for _ in range(2):
+        model(x)
+    assert monitor.report().layers[0].positive.tolist() == [2, 0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_sums_that_inference_mode_moved_go_on():
+    module = nn.ReLU()
+    monitor = ActivationMonitor(module)
+    module(torch.ones(1, 2))
+    with torch.inference_mode():
+        module(torch.ones(1, 2, device="cuda"))
+    module(torch.ones(1, 2, device="cuda"))
+    assert monitor.report().layers[0].positive.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("make", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_forward_mode_passes_and_counts(make):
+    module = make()
+    monitor = ActivationMonitor(module)
+    input = torch.randn(2, 4, 8)
+    with forward_ad.dual_level():
+        output = module(forward_ad.make_dual(input.clone(), torch.ones_like(input)))
+        assert forward_ad.unpack_dual(output).tangent is not None
+    [layer] = monitor.report().layers
+    assert layer.non_positive == pytest.approx((input <= 0).double().mean().item())
 
 
 def test_stand_ins_for_tensors_are_left_alone():

@@ -8,7 +8,7 @@ monitor_report.py presents them.
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch_ext.monitor_row import Row
 __all__ = ["ActivationMonitor"]
 
 _RECTIFIERS = (nn.PReLU, nn.ReLU, nn.LeakyReLU)
+_State: TypeAlias = tuple[int, int | None]  # of a tensor: see _state
 
 
 class ActivationMonitor:
@@ -44,7 +45,9 @@ class ActivationMonitor:
     the model are not monitored and need nothing of torch_ext.
 
     A module that is called several times in one forward of ``model`` has a row for each call.
-    A forward that is repeated in the backward (activation checkpointing) is not counted again.
+    A forward that is repeated in the backward (activation checkpointing) is not counted again. With
+    ``use_reentrant=True`` it does not say which of several calls it repeats: their gradients are
+    left out, unless only one of them has this number of channels.
 
     Under DDP the figures are those of one process; :meth:`all_reduce` joins them. Compiled models
     must be monitored before they are first called; each hook then breaks the graph, so that
@@ -100,7 +103,8 @@ class ActivationMonitor:
             )
         self._start_slopes = {name: _slope_copy(each) for name, each in self._modules.items()}
         self._rows: dict[tuple[str, int, int], Row] = {}
-        self._current: dict[str, Row | None] = {}
+        # Of the call that is running: its row, and the state of its input before it.
+        self._current: dict[str, tuple[Row, _State] | None] = {}
         # How often each module was called in the running forward of the model; None outside one.
         self._calls: dict[str, int] | None = None
         self._handles = self._attach(model)
@@ -113,7 +117,9 @@ class ActivationMonitor:
             after = _hook(functools.partial(self._after, name), module)
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after, with_kwargs=True))
-        handles.append(model.register_forward_hook(_hook(self._end, model)))
+        # Also where the forward raises, or calls of layers alone would be numbered on from there.
+        end = _hook(self._end, model)
+        handles.append(model.register_forward_hook(end, always_call=True))
         return handles
 
     # ---- Hooks -----------------------------------------------------------------------------------
@@ -132,22 +138,35 @@ class ActivationMonitor:
         input = next(iter((*args, *kwargs.values())), None)
         if not module.training or not _is_countable(input):
             return
-        call = 1
-        recomputing = torch._C._current_graph_task_id() != -1  # inside a backward
-        if self._calls is not None and not recomputing:
-            call = self._calls[name] = self._calls.get(name, 0) + 1
+        row = self._row_of_call(name, module, input)
+        self._current[name] = None if row is None else (row, _state(input))
+
+    def _row_of_call(self, name: str, module: nn.Module, input: Tensor) -> Row | None:
+        """Where the call belongs; adds it there, unless a backward repeats it."""
         dim = self._dim_of_channels(module, input)
         channels = 1 if dim is None else input.size(dim)
+        if torch._C._current_graph_task_id() != -1:  # inside a backward
+            return self._only_row(name, channels)
+        call = 1
+        if self._calls is not None:
+            call = self._calls[name] = self._calls.get(name, 0) + 1
         row = self._rows.get((name, call, channels))
-        if row is None:
-            row = self._rows[name, call, channels] = Row(channels, input.device)
-        if not recomputing:
-            row.sampled = row.seen % self.every == 0
-            row.seen += 1
-            if row.sampled:
-                with torch.no_grad():
-                    row.count(input, dim, _slope(module))
-        self._current[name] = row
+        if row is not None and row.seen % self.every != 0:
+            row.sampled = False
+        else:
+            # What is made under the caller's inference_mode could not be added to outside it.
+            with torch.inference_mode(False), torch.no_grad():
+                if row is None:
+                    row = self._rows[name, call, channels] = Row(channels, input.device)
+                row.count(input, dim, _slope(module))
+            row.sampled = True
+        row.seen += 1
+        return row
+
+    def _only_row(self, name: str, channels: int) -> Row | None:
+        """None if several may be meant: segments are repeated in another order than called."""
+        rows = [row for key, row in self._rows.items() if (key[0], key[2]) == (name, channels)]
+        return rows[0] if len(rows) == 1 else None
 
     def _after(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any
@@ -157,14 +176,17 @@ class ActivationMonitor:
         A full backward hook would forbid ``inplace=True``; one on the input would get the sum over
         everything that uses it, a residual connection for instance.
         """
-        row = self._current.pop(name, None)
+        row, state = self._current.pop(name, None) or (None, None)
         if row is None or not row.sampled or not isinstance(output, Tensor):
             return
         node = output.grad_fn
         if node is None:
             return
-        place = _place_of_input(node, next(iter((*args, *kwargs.values()))), output)
-        node.register_hook(functools.partial(row.add_gradients, output.output_nr, place))
+        input = next(iter((*args, *kwargs.values())))
+        # The node of an input that was returned as it came is another layer's.
+        unchanged = output is input and _state(input) == state
+        place = None if unchanged else _place_of_input(node, input, output)
+        node.register_hook(functools.partial(row.add_gradients, output.output_nr, place, unchanged))
 
     def _dim_of_channels(self, module: nn.Module, input: Tensor) -> int | None:
         if input.dim() < 2:
@@ -339,6 +361,11 @@ def _per_channel(slope: Tensor | None, channels: int) -> Tensor | None:
 
 def _gradient_norm(total: float, finite: float, count: int) -> GradientNorm:
     return GradientNorm(total, round(finite), count - round(finite))
+
+
+def _state(input: Tensor) -> _State:
+    """Which tensor it is and how often it was written to; inference tensors do not count that."""
+    return id(input), None if input.is_inference() else input._version
 
 
 def _place_of_input(node: Any, input: Tensor, output: Tensor) -> int | None:

@@ -48,7 +48,7 @@ class Row:
         self.steps += 1
         self.observed += 1
         self.elements += size
-        positive = _count_positive(input, dim, size)
+        positive = _count_positive(input.detach(), dim, size)  # out= refuses forward mode's tensors
         self.last_positive.masked_fill_(positive > 0, self.observed)
         if slope is not None and not isinstance(slope, Tensor) and slope == 0:
             self.fixed_zero += size
@@ -64,11 +64,15 @@ class Row:
         self,
         output_nr: int,
         place: int | None,
+        unchanged: bool,
         grad_inputs: tuple[Tensor | None, ...],
         grad_outputs: tuple[Tensor | None, ...],
     ) -> None:
-        """Adds the norms, as a hook of a graph node."""
-        ends = (grad_outputs[output_nr], None if place is None else grad_inputs[place])
+        """Adds the norms, as a hook of a graph node: the gradient that enters it at `output_nr` and
+        the one that leaves it at `place`, or the former twice if the layer changes nothing."""
+        entering = grad_outputs[output_nr]
+        leaving = None if place is None else grad_inputs[place]
+        ends = (entering, entering if unchanged else leaving)
         with torch.no_grad():
             norms = []
             for end, grad in enumerate(ends):
