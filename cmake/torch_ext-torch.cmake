@@ -5,20 +5,34 @@
 # needed are torch's headers and its few libraries.
 #
 # TORCH_EXT_TORCH_ROOT  torch's root (site-packages/torch, or an unpacked LibTorch); searched in
-#                       CMAKE_PREFIX_PATH unless set
+#                       CMAKE_PREFIX_PATH unless set, from torch.utils.cmake_prefix_path too
 # Defines               torch_ext_torch_headers, torch_ext_torch, and torch_ext_torch_cuda where torch has CUDA;
 #                       torch_ext::aot_inductor, for programs that run packages of AOTInductor;
 #                       TORCH_EXT_TORCH_MINOR ("2.15"), TORCH_EXT_TORCH_PROBLEM (empty when found)
 
 set(TORCH_EXT_TORCH_PROBLEM "")
-find_path(TORCH_EXT_TORCH_ROOT NAMES include/ATen/core/Tensor.h PATH_SUFFIXES . ../../.. NO_DEFAULT_PATH
+set(TORCH_EXT_TORCH_MINOR "")
+# (torch's own CMake files are in share/cmake, which it calls its prefix; Torch_DIR is share/cmake/Torch.)
+find_path(TORCH_EXT_TORCH_ROOT NAMES include/ATen/core/Tensor.h PATH_SUFFIXES . ../.. ../../.. NO_DEFAULT_PATH
   PATHS ${CMAKE_PREFIX_PATH} ${Torch_DIR} ENV CMAKE_PREFIX_PATH)
 if(NOT TORCH_EXT_TORCH_ROOT)
   set(TORCH_EXT_TORCH_PROBLEM "PyTorch was not found: add its folder (site-packages/torch) to CMAKE_PREFIX_PATH.")
 else()
+  get_filename_component(TORCH_EXT_TORCH_ROOT "${TORCH_EXT_TORCH_ROOT}" ABSOLUTE)  # without the suffix's dots
   set(version_header ${TORCH_EXT_TORCH_ROOT}/include/torch/headeronly/version.h)
-  file(STRINGS ${version_header} version_lines REGEX "define TORCH_VERSION_(MAJOR|MINOR) [0-9]")
-  string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" TORCH_EXT_TORCH_MINOR "${version_lines}")
+  if(NOT EXISTS ${version_header})  # where older versions have it; in newer ones this includes the other
+    set(version_header ${TORCH_EXT_TORCH_ROOT}/include/torch/csrc/api/include/torch/version.h)
+  endif()
+  set(version_lines "")
+  if(EXISTS ${version_header})
+    file(STRINGS ${version_header} version_lines REGEX "define TORCH_VERSION_(MAJOR|MINOR) [0-9]")
+  endif()
+  if(version_lines MATCHES "MAJOR ([0-9]+).*MINOR ([0-9]+)")
+    set(TORCH_EXT_TORCH_MINOR ${CMAKE_MATCH_1}.${CMAKE_MATCH_2})
+  else()
+    set(TORCH_EXT_TORCH_PROBLEM
+      "${TORCH_EXT_TORCH_ROOT} is no PyTorch: it has no version.h (expected is <site-packages>/torch).")
+  endif()
 endif()
 
 if(TORCH_EXT_TORCH_ROOT AND NOT TARGET torch_ext_torch)

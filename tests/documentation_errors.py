@@ -243,10 +243,9 @@ def cmake_torch(folder):
     other = folder / "torch" / "include"
     (other / "ATen" / "core").mkdir(parents=True)
     (other / "ATen" / "core" / "Tensor.h").touch()
-    (other / "torch" / "headeronly").mkdir(parents=True)
-    (other / "torch" / "headeronly" / "version.h").write_text(
-        "#define TORCH_VERSION_MAJOR 1\n#define TORCH_VERSION_MINOR 13\n"
-    )
+    header = other / "torch" / "csrc" / "api" / "include" / "torch" / "version.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("#define TORCH_VERSION_MAJOR 1\n#define TORCH_VERSION_MINOR 13\n")
     return configured(
         folder,
         f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}",

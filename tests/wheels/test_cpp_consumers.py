@@ -91,10 +91,9 @@ def other_torch(tmp_path):
     include = tmp_path / "torch" / "include"
     (include / "ATen" / "core").mkdir(parents=True)
     (include / "ATen" / "core" / "Tensor.h").touch()
-    (include / "torch" / "headeronly").mkdir(parents=True)
-    (include / "torch" / "headeronly" / "version.h").write_text(
-        "#define TORCH_VERSION_MAJOR 1\n#define TORCH_VERSION_MINOR 13\n"
-    )
+    header = include / "torch" / "csrc" / "api" / "include" / "torch" / "version.h"
+    header.parent.mkdir(parents=True)  # where such an old one has it
+    header.write_text("#define TORCH_VERSION_MAJOR 1\n#define TORCH_VERSION_MINOR 13\n")
     return tmp_path / "torch"
 
 
