@@ -59,8 +59,8 @@ def test_arguments_have_names(device):
     )
 
 
-def _has_kernel(name, key):
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"torch_ext::{name}", key)
+def _has_kernel(name, key, library="torch_ext"):
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{library}::{name}", key)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -86,11 +86,7 @@ AUTOCAST_KEYS = [name for name in torch._C.DispatchKey.__members__ if name.start
 
 def test_autocast_has_a_kernel_wherever_stock_has_one():
     stocks, ours = (
-        {
-            key
-            for key in AUTOCAST_KEYS
-            if torch._C._dispatch_has_kernel_for_dispatch_key(f"{library}::prelu", key)
-        }
+        {key for key in AUTOCAST_KEYS if _has_kernel("prelu", key, library)}
         for library in ("aten", "torch_ext")
     )
     assert {"AutocastCPU", "AutocastCUDA", "AutocastXPU"} <= stocks

@@ -5,6 +5,7 @@ import torch
 from exact_network import checked_batch, loss, network, optimizer, train_alone
 from processes import device, mesh, own_part
 from reference import assert_same_bits
+from swaps import Doubled
 from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
@@ -112,11 +113,6 @@ def check_restored():
 
 def test_layers_that_were_sharded_as_ours_are_restored(two_processes):
     two_processes.run(check_restored)
-
-
-class Doubled(nn.Module):
-    def forward(self, weight):
-        return 2 * weight
 
 
 def check_parametrized():

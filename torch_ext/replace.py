@@ -191,7 +191,7 @@ def _fused_class(cls: type, parametrized: bool) -> type:
     if not sharded and not parametrized:
         return _twin(cls)
     base = _fused_class(cls.__bases__[-1], parametrized and sharded)
-    return _rebase(cls, base) if parametrized else _rebase_once(cls, base)
+    return (_rebase if parametrized else _rebase_once)(cls, base)
 
 
 def _original_class(cls: type, parametrized: bool) -> type | None:
@@ -203,9 +203,7 @@ def _original_class(cls: type, parametrized: bool) -> type | None:
     if original is not None and _namespace(original) == _namespace(cls):
         return original
     base = _original_class(cls.__bases__[-1], parametrized and sharded)
-    if base is None:
-        return None
-    return _rebase(cls, base) if parametrized else _rebase_once(cls, base)
+    return base and (_rebase if parametrized else _rebase_once)(cls, base)
 
 
 def _stands_for(cls: type) -> type | None:

@@ -41,6 +41,11 @@ at::Tensor keep_non_positive(const at::Tensor& input, const at::Tensor& values) 
   return at::where(input > 0, 0, values);
 }
 
+// Strided memory of ordinary numbers, on whatever device.
+bool is_plain(const at::Tensor& t) {
+  return t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested();
+}
+
 at::Tensor sum_to_weight(const at::Tensor& per_element, const at::Tensor& weight) {
   const at::Tensor broadcast = along_channels(weight, per_element.dim());
   return at::sum_to(per_element, broadcast.sym_sizes())
@@ -110,8 +115,7 @@ std::array<at::Tensor, 3> prelu_double_backward(
 
 bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
   const auto is_ours = [](const at::Tensor& t) {
-    return t.defined() && t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested() &&
-           (t.is_cpu() || t.is_cuda() || t.is_meta());
+    return t.defined() && is_plain(t) && (t.is_cpu() || t.is_cuda() || t.is_meta());
   };
   return !is_ours(input) || !is_ours(weight);
 }
@@ -119,8 +123,7 @@ bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
 at::Tensor prelu_foreign(const at::Tensor& input, const at::Tensor& weight) {
   check_prelu_rules(input, weight);
   // at::prelu has no pair of dtypes; written out, it runs on every device.
-  if (input.scalar_type() != weight.scalar_type() && input.layout() == at::kStrided &&
-      weight.layout() == at::kStrided && !input.is_nested()) {
+  if (input.scalar_type() != weight.scalar_type() && is_plain(input) && is_plain(weight)) {
     return prelu_composite(input, weight);
   }
   check_same_dtype(input, weight);
