@@ -108,7 +108,7 @@ $(WHEEL_TOOLS)/.ready: build_tools/requirements.txt $(VENV)/.ready
 check-package: environment
 	FORCE_CPU=$(if $(filter 1,$(FORCE_CUDA)),0,1) $(MAKE) wheel DIST=$(BUILD)-dist
 	FORCE_CPU=$(if $(filter 1,$(FORCE_CUDA)),0,1) TORCH_EXT_DIST=$(abspath $(BUILD)-dist) \
-	  $(PY) -m pytest --confcutdir=tests/wheels --basetemp=$(BUILD)-packages tests/wheels $(PYTEST_ARGS)
+	  $(PYTEST) --confcutdir=tests/wheels --basetemp=$(BUILD)-packages tests/wheels $(PYTEST_ARGS)
 
 # --- what the targets above rely on -------------------------------------------------------------------
 
