@@ -1,5 +1,6 @@
 """How far grad_weight is from the exact sum: long sums, and many sums beside stock's."""
 
+import itertools
 import math
 
 import numpy as np
@@ -94,10 +95,9 @@ def test_longer_sums_of_all_dtypes_are_within_the_bound(values, count, dtypes):
 
 # ---- Beside stock ------------------------------------------------------------------------------
 
-SUMS = 1024  # seeded cases of each class of data: the channels of one call
-# Of the sum of |terms|, whose rounding both suffer from. Where terms cancel, an ulp of the sum itself is
-# as small as chance will have it, and of two errors above it either may be the larger.
-WITHIN_AN_ULP = 0.99
+SUMS = 1024  # seeded cases of each class of data, length and layout: the channels of one call
+# An ulp is one of the sum of |terms|, whose rounding both suffer from. Where terms cancel, an ulp of the sum itself
+# is as small as chance will have it, and of two errors above it either may be the larger.
 
 
 def _placed(values, layout):
@@ -105,12 +105,8 @@ def _placed(values, layout):
     return layout(values.reshape(-1, 8, values.shape[1]).transpose(1, 2))
 
 
-@pytest.mark.contract
-@data
-@pytest.mark.parametrize("layout", (contiguous, channels_last), ids=lambda f: f.__name__)
-@pytest.mark.parametrize("length", (64, 1200))
-def test_it_is_no_worse_than_stock(values, layout, length, dtype):
-    """By root mean square; one by one, nearer at least as often as farther; the bound in all."""
+def _errors(values, length, layout, dtype):
+    """Of ours and of stock's, and the bound and the sum of |terms| of each: SUMS numbers each."""
     input, grad_output = _made(values, (length, SUMS), dtype, seed=length)
     exact, magnitude = exact_sums(grad_output, input)
     assert (magnitude > 0).all()
@@ -120,12 +116,36 @@ def test_it_is_no_worse_than_stock(values, layout, length, dtype):
         np.abs(forward_backward(operator, *arguments)[2].double().numpy() - exact)
         for operator in (prelu, F.prelu)
     )
-    assert (ours <= _bound(exact, magnitude, dtype, dtype)).all()
+    return ours, stocks, _bound(exact, magnitude, dtype, dtype), magnitude
+
+
+LAYOUTS = (contiguous, channels_last)
+LENGTHS = (64, 1200)
+
+
+@pytest.mark.contract
+@data
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_it_is_no_worse_than_stock(values, layout, length, dtype):
+    """By root mean square; one by one, nearer at least as often as farther; the bound in all."""
+    ours, stocks, bound, magnitude = _errors(values, length, layout, dtype)
+    assert (ours <= bound).all()
     assert _root_mean_square(ours / magnitude) <= _root_mean_square(stocks / magnitude)
     assert (ours <= stocks).sum() >= (stocks <= ours).sum()
-    # Equal terms are all rounded the same way in a chain: 98 % for float32 columns.
-    if values is not _constant:
-        assert (ours <= stocks + reference.ulp(magnitude, dtype)).mean() >= WITHIN_AN_ULP
+
+
+@pytest.mark.contract
+@data
+def test_it_is_within_an_ulp_of_stock_or_nearer(values, dtype):
+    """In 99 % of each class of data. (Of equal terms, which a chain rounds all the same way, 2 % of the
+    float32 columns of 1,200 are not; of the others, one in a thousand.)"""
+    beyond = []
+    for length, layout in itertools.product(LENGTHS, LAYOUTS):
+        ours, stocks, _, magnitude = _errors(values, length, layout, dtype)
+        beyond.append(np.mean(ours > stocks + reference.ulp(magnitude, dtype)))
+    assert np.mean(beyond) <= 0.01
+    assert max(beyond) <= (0.02 if values is _constant else 0.01)
 
 
 def _root_mean_square(values):
