@@ -79,9 +79,10 @@ void check_elements(
     const weight_t slope = w[channel * step];
     const scalar_t expected = expected_element(x[at[0]], v[at[1]], slope, kFaults);
     if (!same(y[at[2]], expected)) {
+      const std::string where = x[at[0]] == 0 ? " at zero is " : " is ";
       fail(
-          problem, std::string(what) + " is " + std::to_string(static_cast<double>(y[at[2]])) +
-                       " for x " + std::to_string(static_cast<double>(x[at[0]])) + ", value " +
+          problem, what + where + std::to_string(static_cast<double>(y[at[2]])) + " for x " +
+                       std::to_string(static_cast<double>(x[at[0]])) + ", value " +
                        std::to_string(static_cast<double>(v[at[1]])) + ", slope " +
                        std::to_string(static_cast<double>(slope)));
     }
