@@ -6,7 +6,7 @@
 namespace torch_ext {
 
 // A dense tensor in memory order: `outer` blocks of `channels` runs of `inner` neighbours. All
-// elements of a run share one slope.
+// elements of a run belong to one channel.
 //   contiguous (N, C, H, W)   -> {N, C, H*W}
 //   channels-last, or (N, C)  -> {N*H*W, C, 1}
 //   one slope for everything  -> {1, 1, numel}
@@ -17,5 +17,25 @@ struct ChannelView {
 
   constexpr int64_t numel() const { return outer * channels * inner; }
 };
+
+// The two ways to go through memory.
+//   planes   runs are long: a channel's values stay in registers while a run is walked
+//   columns  runs are short: memory is a matrix of rows, and each of its columns has its channel
+enum class Traversal { kPlanes, kColumns };
+
+template <typename T>
+constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+template <typename T>
+constexpr T round_up(T a, T b) {
+  return ceil_div(a, b) * b;
+}
+
+template <typename T>
+constexpr T round_down(T a, T b) {
+  return a / b * b;
+}
 
 }  // namespace torch_ext
