@@ -5,7 +5,7 @@
 // A term that is not finite gives what the plain IEEE sum gives. CPU and CUDA.
 #pragma once
 
-#include <type_traits>
+#include <c10/macros/Macros.h>
 
 namespace torch_ext {
 
@@ -24,7 +24,7 @@ struct TwoSum {
   T sum;
   T error;
 
-  constexpr TwoSum(const T& a, const T& b) : sum(a + b), error(a) {
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr TwoSum(const T& a, const T& b) : sum(a + b), error(a) {
     const T b_rounded = sum - a;
     error = (a - (sum - b_rounded)) + (b - b_rounded);
   }
@@ -37,9 +37,9 @@ template <>
 struct Accumulator<float> {
   double value;
 
-  constexpr void add(float chain) { value += static_cast<double>(chain); }
-  constexpr void add(const Accumulator& other) { value += other.value; }
-  constexpr double total() const { return value; }
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(float chain) { value += static_cast<double>(chain); }
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(const Accumulator& other) { value += other.value; }
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr double total() const { return value; }
 };
 
 template <>
@@ -47,17 +47,19 @@ struct Accumulator<double> {
   double value;
   double correction;
 
-  constexpr void add(double chain) {
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(double chain) {
     const TwoSum<double> next(value, chain);
     value = next.sum;
     correction += next.error;
   }
-  constexpr void add(const Accumulator& other) {
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(const Accumulator& other) {
     add(other.value);
     correction += other.correction;
   }
   // Once the sum is infinite or NaN it stays so, and its corrections are NaN: they are left out.
-  constexpr double total() const { return value - value == 0 ? value + correction : value; }
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr double total() const {
+    return value - value == 0 ? value + correction : value;
+  }
 };
 
 }  // namespace torch_ext

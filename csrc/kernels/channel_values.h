@@ -23,7 +23,7 @@ struct ChannelInput {
   // A NaN comes back with its lower bits zero. Rounding a float to bfloat16 then needs no special
   // case for it: arithmetic hands on an operand's NaN, and those of 16-bit elements have such bits
   // too.
-  C10_HOST_DEVICE compute_t operator[](int64_t channel) const {
+  C10_HOST_DEVICE C10_ALWAYS_INLINE compute_t operator[](int64_t channel) const {
     const compute_t value =
         is_compute_type
             ? static_cast<const compute_t*>(values)[channel * stride]
@@ -40,7 +40,7 @@ struct ChannelOutput {
   bool is_compute_type;
 
   // `value` is rounded once to the compute type and, for 16-bit values, once more.
-  C10_HOST_DEVICE void write(int64_t channel, double value) const {
+  C10_HOST_DEVICE C10_ALWAYS_INLINE void write(int64_t channel, double value) const {
     const auto rounded = static_cast<compute_t>(value);
     if (is_compute_type) {
       static_cast<compute_t*>(values)[channel] = rounded;

@@ -1,222 +1,312 @@
-// Walks short runs: rows of columns, each column with its own slope, so that 3 channels fill
-// vectors as well as 256 do. Owns loads, tails and the order of sums; knows neither the operation
+// Goes through short runs: rows of columns, each column with its own channel, so that 3 channels
+// fill packs as well as 256 do. Owns loads, tails and the order of sums; knows neither the operation
 // nor threads.
+//
+// (Several rows at once, with the params and chains of their columns loaded once for all, were up to
+// 10 % faster in the first-level cache and as much slower beyond the second-level one, which follows
+// one stream of addresses better than several.)
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
 
-#include "kernels/cpu/channel_tasks.h"
+#include "kernels/cpu/group.h"
+#include "kernels/cpu/plan.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/steps.h"
-#include "kernels/cpu/wide_lanes.h"
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-template <typename Op, typename scalar_t, typename weight_t>
-class ColumnsWalker {
+// The second level of columns' sums, in natural order: doubles, and for double terms also what they
+// lost to rounding.
+template <typename compute_t, int kSums>
+class ColumnSums {
  public:
-  using Steps = StepsOf<Op, scalar_t, weight_t>;
-  using Step = typename Steps::Step;
-  using WideStep = typename Steps::WideStep;
-  using acc_t = typename Steps::acc_t;
-  using Vec = typename WideStep::Vec;
-  using Operands = typename Steps::Operands;
-  using Place = typename Steps::Place;
-  using Sums = ChannelSums<acc_t, weight_t>;
-  static constexpr int64_t kSize = Step::kSize;
-  static constexpr int kVectors = WideStep::kVectors;
-  static constexpr int kGroup = Steps::kGroup;
+  ColumnSums(Scratch& scratch, int64_t columns)
+      : columns_(columns),
+        values_(scratch.take<double>(kSums * columns)),
+        corrections_(kCorrected ? scratch.take<double>(kSums * columns) : nullptr) {}
 
-  ColumnsWalker(const ChannelTasks& tasks, const Operands& operands, const Sums& sums)
-      : tasks_(tasks), operands_(operands), sums_(sums) {}
+  static int64_t bytes(int64_t columns) {
+    return (kCorrected ? 2 : 1) * Scratch::size<double>(kSums * columns);
+  }
+
+  void clear(int64_t columns) {
+    for (int s = 0; s < kSums; ++s) {
+      std::fill_n(values_ + s * columns_, columns, 0.0);
+      if constexpr (kCorrected) {
+        std::fill_n(corrections_ + s * columns_, columns, 0.0);
+      }
+    }
+  }
+
+  // A chain of each of a vector's columns.
+  C10_ALWAYS_INLINE void add(int s, int64_t column, const Vector<compute_t>& chain) {
+    double* const values = values_ + s * columns_ + column;
+    if constexpr (kCorrected) {
+      double* const corrections = corrections_ + s * columns_ + column;
+      const TwoSum<Vector<double>> next(Vector<double>::load(values), chain);
+      next.sum.store(values);
+      (Vector<double>::load(corrections) + next.error).store(corrections);
+    } else {
+      const auto [low, high] = widened(chain);
+      constexpr int kHalf = Vector<double>::kSize;
+      (Vector<double>::load(values) + low).store(values);
+      (Vector<double>::load(values + kHalf) + high).store(values + kHalf);
+    }
+  }
+
+  // Adds the sums of `count` columns to those of others.
+  void add_columns(int s, int64_t to, int64_t from, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      Accumulator<compute_t> sum = at(s, to + i);
+      sum.add(at(s, from + i));
+      values_[s * columns_ + to + i] = sum.value;
+      if constexpr (kCorrected) {
+        corrections_[s * columns_ + to + i] = sum.correction;
+      }
+    }
+  }
+
+  // The sum of neighbours.
+  Accumulator<compute_t> total(int s, int64_t first, int64_t count) const {
+    Accumulator<compute_t> sum = at(s, first);
+    for (int64_t i = 1; i < count; ++i) {
+      sum.add(at(s, first + i));
+    }
+    return sum;
+  }
+
+ private:
+  static constexpr bool kCorrected = std::is_same_v<compute_t, double>;
+
+  C10_ALWAYS_INLINE Accumulator<compute_t> at(int s, int64_t column) const {
+    if constexpr (kCorrected) {
+      return {values_[s * columns_ + column], corrections_[s * columns_ + column]};
+    } else {
+      return {values_[s * columns_ + column]};
+    }
+  }
+
+  int64_t columns_;
+  double* values_;
+  double* corrections_;
+};
+
+template <typename Op, typename scalar_t>
+class Columns {
+ public:
+  Columns(const Plan& plan, const Operands<Op, scalar_t>& operands)
+      : plan_(plan),
+        operands_(operands),
+        tensors_{operands.inputs, operands.outputs, operands.bypass_caches} {}
 
   // Tasks first ... last - 1.
   void run(int64_t first, int64_t last) const {
-    ColumnState state;
-    for (int64_t task = first; task < last; ++task) {
-      run(tasks_[task], state);
+    const int64_t packs = cut_of(plan_[first]).packs();  // none has more
+    Scratch scratch(State::bytes(packs));
+    State state(scratch, packs);
+    Range spread{0, 0};
+    for (int64_t i = first; i < last; ++i) {
+      const Task task = plan_[i];
+      const Cut cut = cut_of(task);
+      if (spread.first != task.channels.first || spread.last != task.channels.last) {
+        spread_params(task, cut, state);
+        spread = task.channels;
+      }
+      run(task, cut, state);
     }
   }
 
  private:
-  static constexpr int64_t kColumnStorage =
-      (Op::kSums ? tuning::kMaxSumColumns : tuning::kMaxColumns) + 2 * kSize;
-  static constexpr int64_t kSumStorage = Op::kSums ? kColumnStorage : kSize;
+  using G = Group<Op, scalar_t>;
+  using P = typename G::P;
+  using V = typename G::V;
+  using Params = std::array<typename G::Params, P::kVectors>;
+  using Chains = typename G::Chains;
+  using compute_t = typename G::compute_t;
 
-  // The columns of a task cut into steps. What is left over behind the whole ones belongs to two
-  // more: a begun step, for a row that ends there, and a last one that reaches back, for the
+  // Packs taken together: as many as registers hold.
+  static constexpr int64_t kGroup = Op::kSums + Op::kParams > 2 ? 1 : 4 / P::kVectors;
+
+  // The columns of a task cut into packs. What is left over after the whole ones belongs to two
+  // more: a begun pack, for a row that ends there, and a last one that reaches back, for the
   // others.
   struct Cut {
     int64_t columns;
-    int64_t whole = columns / kSize;
-    int64_t left = columns % kSize;
+    int64_t whole = columns / P::kSize;
+    int64_t left = columns % P::kSize;
 
     bool reaches_back() const { return whole > 0 && left > 0; }
-    int64_t begun_step() const { return whole; }
-    int64_t last_step() const { return whole + 1; }
-    int64_t last_column() const { return columns - kSize; }
-    int64_t steps() const { return whole + (left > 0) + reaches_back(); }
+    int64_t last_pack() const { return whole + 1; }
+    int64_t last_column() const { return columns - P::kSize; }
+    int64_t packs() const { return whole + (left > 0) + reaches_back(); }
   };
 
-  // Slopes and running sums of a task's columns, step by step. Slopes stay for tasks of the same
-  // channels.
-  struct ColumnState {
-    Range channels{0, 0};
-    Scratch<acc_t, kColumnStorage> slopes;  // in wide order, like the chains
-    Scratch<acc_t, kSumStorage> chains;
-    Scratch<WideLanes<acc_t>, kSumStorage / Vec::size()> wide;  // in natural order
+  Cut cut_of(const Task& task) const {
+    return {plan_.joined() * task.channels.size() * plan_.view().inner};
+  }
+
+  // Of a task's columns. Params stay for tasks of the same channels.
+  struct State {
+    Params* params;                     // pack by pack
+    Chains* chains;                     // pack by pack
+    compute_t* values;                  // column by column: of one param
+    ColumnSums<compute_t, Op::kSums> sums;  // column by column: the second level
+
+    State(Scratch& scratch, int64_t packs)
+        : params(scratch.take<Params>(packs)),
+          chains(scratch.take<Chains>(packs)),
+          values(scratch.take<compute_t>((packs + 1) * P::kSize)),
+          sums(scratch, packs * P::kSize) {}
+
+    static int64_t bytes(int64_t packs) {
+      return Scratch::size<Params>(packs) + Scratch::size<Chains>(packs) +
+             Scratch::size<compute_t>((packs + 1) * P::kSize) +
+             ColumnSums<compute_t, Op::kSums>::bytes(packs * P::kSize);
+    }
   };
 
-  void run(const Task& task, ColumnState& state) const {
-    const ChannelView& view = tasks_.view();
+  void run(const Task& task, const Cut& cut, State& state) const {
+    const ChannelView& view = plan_.view();
+    if constexpr (Op::kSums > 0) {
+      std::fill_n(state.chains, cut.packs(), Chains{});
+      state.sums.clear(cut.packs() * P::kSize);
+    }
+    const int64_t pitch = plan_.row_size();
     const int64_t first_column = task.channels.first * view.inner;
-    const Cut cut{tasks_.joined() * task.channels.size() * view.inner};
-    if (state.channels != task.channels) {
-      spread_slopes(task, cut, state.slopes.data());
-      state.channels = task.channels;
-    }
-    if constexpr (Op::kSums) {
-      state.chains.reset(cut.steps() * kSize);
-      state.wide.reset(cut.steps() * kVectors);
-    }
-
-    int pending = 0;
+    int64_t in_chain = 0;
     for (int64_t r = task.rows.first; r < task.rows.last; ++r) {
+      const int64_t offset = r * pitch + first_column;
       // The very last row may be a short one.
-      const int64_t width =
-          std::min(cut.columns, view.numel() - (r * tasks_.row_size() + first_column));
-      row(Steps::advanced(operands_.begin, r * tasks_.row_size() + first_column), width, cut,
-          state);
-      if (Op::kSums && ++pending == kChain<acc_t>) {
-        widen(cut, state);
-        pending = 0;
+      row(offset, std::min(cut.columns, view.numel() - offset), cut, state);
+      if (Op::kSums > 0 && ++in_chain == kChain<compute_t>) {
+        gather(cut, state);
+        in_chain = 0;
       }
     }
-    if constexpr (Op::kSums) {
-      widen(cut, state);
-      put_columns(task, cut, state);
+    if constexpr (Op::kSums > 0) {
+      gather(cut, state);
+      put_sums(task, cut, state);
     }
   }
 
-  void spread_slopes(const Task& task, const Cut& cut, acc_t* slopes) const {
+  // Each column's params, in its lane of its pack.
+  void spread_params(const Task& task, const Cut& cut, State& state) const {
+    const int64_t inner = plan_.view().inner;
     const int64_t channels = task.channels.size();
-    const int64_t inner = tasks_.view().inner;
-    const weight_t* const weight = operands_.weight + task.channels.first;
-    for (int64_t c = 0; c < channels; ++c) {
-      std::fill_n(slopes + c * inner, inner, Steps::slope(weight[c]));
-    }
-    for (int64_t j = 1; j < tasks_.joined(); ++j) {
-      std::copy_n(slopes, channels * inner, slopes + j * channels * inner);
-    }
-    if (cut.left > 0) {
-      std::fill(slopes + cut.columns, slopes + (cut.begun_step() + 1) * kSize, acc_t(0));
-    }
-    if (cut.reaches_back()) {
-      std::copy_n(slopes + cut.last_column(), kSize, slopes + cut.last_step() * kSize);
-    }
-    if constexpr (WideStep::kEvenOdd) {
-      for (int64_t step = 0; step < cut.steps(); ++step) {
-        WideStep::load(slopes + step * kSize).ordered().store(slopes + step * kSize);
+    compute_t* const values = state.values;
+    unrolled<Op::kParams>(TORCH_EXT_UNROLLED(p) {
+      const ChannelInput<scalar_t> param = operands_.params[p];
+      for (int64_t c = 0; c < channels; ++c) {
+        values[c] = param[task.channels.first + c];
       }
-    }
+      for (int64_t c = inner > 1 ? channels - 1 : -1; c >= 0; --c) {
+        std::fill_n(values + c * inner, inner, values[c]);
+      }
+      for (int64_t j = 1; j < plan_.joined(); ++j) {
+        std::copy_n(values, channels * inner, values + j * channels * inner);
+      }
+      std::fill(values + cut.columns, values + (cut.whole + 1) * P::kSize, compute_t(0));
+      if (cut.reaches_back()) {
+        std::copy_n(values + cut.last_column(), P::kSize, values + cut.last_pack() * P::kSize);
+      }
+      for (int64_t pack = 0; pack < cut.packs(); ++pack) {
+        typename P::Widened natural;
+        unrolled<P::kVectors>(TORCH_EXT_UNROLLED(v) {
+          natural[v] = V::load(values + pack * P::kSize + v * V::kSize);
+        });
+        const typename P::Widened lanes = P::from_natural(natural);
+        unrolled<P::kVectors>(TORCH_EXT_UNROLLED(v) { state.params[pack][v][p] = lanes[v]; });
+      }
+    });
   }
 
-  // A row of `width` columns that begins at `start`.
-  void row(const Place& start, int64_t width, const Cut& cut, ColumnState& state) const {
-    // (In locals, for a SIMD store may alias what lives in memory.)
-    const Place at = start;
-    const bool bypass_caches = operands_.bypass_caches;
-    const acc_t* const slopes = state.slopes.data();
-    acc_t* const chains = state.chains.data();
-    int64_t column = 0;
-    for (; width - column >= kGroup * kSize; column += kGroup * kSize) {
-      steps<kGroup>(Steps::advanced(at, column), slopes + column, chains + column, bypass_caches);
+  // A row of `width` columns.
+  void row(int64_t offset, int64_t width, const Cut& cut, State& state) const {
+    typename G::Tensors tensors = tensors_;  // (in registers: a SIMD store may alias memory)
+    Params* const params = state.params;
+    Chains* const chains = state.chains;
+    const int64_t packs = width / P::kSize;
+    int64_t pack = 0;
+    for (; pack + kGroup <= packs; pack += kGroup) {
+      group<kGroup>(tensors, offset + pack * P::kSize, params + pack, chains + pack);
     }
-    for (; width - column >= kSize; column += kSize) {
-      steps<1>(Steps::advanced(at, column), slopes + column, chains + column);
+    tensors.bypass_caches = false;
+    for (; pack < packs; ++pack) {
+      group<1>(tensors, offset + pack * P::kSize, params + pack, chains + pack);
     }
     if (width == cut.columns && cut.reaches_back()) {
-      // Mapping elements again changes nothing; of the step's sums, put_columns takes the new ones.
-      const int64_t last = cut.last_step() * kSize;
-      steps<1>(Steps::advanced(at, cut.last_column()), slopes + last, chains + last);
-    } else if (column < width) {
-      WideStep terms(acc_t(0));
-      Steps::short_step(
-          Steps::advanced(at, column), width - column, WideStep::load(slopes + column), terms);
-      add_to(chains + column, terms);
+      // Writing elements again changes nothing; of the pack's sums, put_sums takes the new ones.
+      const int64_t last = cut.last_pack();
+      group<1>(tensors, offset + cut.last_column(), params + last, chains + last);
+    } else if (pack * P::kSize < width) {
+      G::run_part(
+          tensors, offset + pack * P::kSize, width - pack * P::kSize,
+          [&](auto v) -> const auto& { return params[pack][v]; }, chains[pack]);
     }
   }
 
-  // kSteps steps of neighbouring columns.
-  template <int64_t kSteps>
-  C10_ALWAYS_INLINE static void steps(
-      const Place& start, const acc_t* slopes, acc_t* chains, bool bypass_caches = false) {
-    std::array<WideStep, kSteps> slope;
-#pragma GCC unroll 8
-    for (int64_t s = 0; s < kSteps; ++s) {
-      slope[s] = WideStep::load(slopes + s * kSize);
-    }
-    auto terms = Steps::template zeros<kSteps>();
-    Steps::template steps<kSteps>(
-        Steps::template neighbours<kSteps>(start), slope, terms, bypass_caches);
-#pragma GCC unroll 8
-    for (int64_t s = 0; s < kSteps; ++s) {
-      add_to(chains + s * kSize, terms[s]);
-    }
-  }
-
-  C10_ALWAYS_INLINE static void add_to(acc_t* chain, const WideStep& terms) {
-    if constexpr (Op::kSums) {
-      (WideStep::load(chain) + terms).store(chain);
-    }
-  }
-
-  static void widen(const Cut& cut, ColumnState& state) {
-    for (int64_t step = 0; step < cut.steps(); ++step) {
-      acc_t* const chain = state.chains.data() + step * kSize;
-      const WideStep sums = WideStep::load(chain).natural();
-      for (int v = 0; v < kVectors; ++v) {
-        state.wide[step * kVectors + v].add(sums.vec[v]);
+  // Neighbouring packs, with the params and chains of each. (These in registers meanwhile.)
+  template <size_t kPacks>
+  C10_ALWAYS_INLINE static void group(
+      const typename G::Tensors& tensors, int64_t offset, const Params* params, Chains* chains) {
+    std::array<int64_t, kPacks> offsets;
+    std::array<Params, kPacks> params_here;
+    std::array<Chains, kPacks> chains_here;
+    unrolled<kPacks>(TORCH_EXT_UNROLLED(p) {
+      offsets[p] = offset + p * P::kSize;
+      params_here[p] = params[p];
+      if constexpr (Op::kSums > 0) {
+        chains_here[p] = chains[p];
       }
-      WideStep(acc_t(0)).store(chain);
+    });
+    G::run(
+        tensors, offsets, [&](auto p, auto v) -> const auto& { return params_here[p][v]; },
+        [&](auto p) -> Chains& { return chains_here[p]; },
+        [](auto) -> const AllLanes& { return kAllLanes; });
+    if constexpr (Op::kSums > 0) {
+      unrolled<kPacks>(TORCH_EXT_UNROLLED(p) { chains[p] = chains_here[p]; });
     }
   }
 
-  // Sums the columns of each channel: joined rows first, then neighbours.
-  void put_columns(const Task& task, const Cut& cut, ColumnState& state) const {
-    Scratch<WideSum<acc_t>, kSumStorage> columns;
-    for (int64_t i = 0; i < cut.steps() * kVectors; ++i) {
-      state.wide[i].store(columns.data() + i * Vec::size());
+  // Adds the chains to the second level and begins them anew.
+  static void gather(const Cut& cut, State& state) {
+    for (int64_t pack = 0; pack < cut.packs(); ++pack) {
+      unrolled<Op::kSums>(TORCH_EXT_UNROLLED(s) {
+        typename P::Widened chains;
+        unrolled<P::kVectors>(TORCH_EXT_UNROLLED(v) { chains[v] = state.chains[pack][v][s]; });
+        const typename P::Widened natural = P::to_natural(chains);
+        unrolled<P::kVectors>(TORCH_EXT_UNROLLED(v) {
+          state.sums.add(s, pack * P::kSize + v * V::kSize, natural[v]);
+        });
+      });
+      state.chains[pack] = {};
     }
-    if (cut.reaches_back()) {
-      const WideSum<acc_t>* const last = &columns[(cut.last_step() + 1) * kSize - cut.left];
-      for (int64_t i = 0; i < cut.left; ++i) {
-        columns[cut.columns - cut.left + i].add(last[i]);
-      }
-    }
-    const int64_t inner = tasks_.view().inner;
+  }
+
+  // Adds the columns of each channel: joined rows first, then neighbours.
+  void put_sums(const Task& task, const Cut& cut, State& state) const {
+    const int64_t inner = plan_.view().inner;
     const int64_t width = task.channels.size() * inner;
-    WideSum<acc_t>* const first = columns.data();
-    for (int64_t j = 1; j < tasks_.joined(); ++j) {
-      const WideSum<acc_t>* const next = first + j * width;
-      for (int64_t i = 0; i < width; ++i) {
-        first[i].add(next[i]);
+    for (int s = 0; s < Op::kSums; ++s) {
+      if (cut.reaches_back()) {
+        const int64_t end = (cut.last_pack() + 1) * P::kSize;
+        state.sums.add_columns(s, cut.columns - cut.left, end - cut.left, cut.left);
       }
-    }
-    for (int64_t c = 0; c < task.channels.size(); ++c) {
-      WideSum<acc_t> sum = first[c * inner];
-      for (int64_t i = 1; i < inner; ++i) {
-        sum.add(first[c * inner + i]);
+      for (int64_t j = 1; j < plan_.joined(); ++j) {
+        state.sums.add_columns(s, 0, j * width, width);
       }
-      sums_.put(task.split, task.channels.first + c, sum);
+      for (int64_t c = 0; c < task.channels.size(); ++c) {
+        operands_.partials.at(task.split, s, task.channels.first + c) =
+            state.sums.total(s, c * inner, inner);
+      }
     }
   }
 
-  const ChannelTasks& tasks_;
-  const Operands& operands_;
-  const Sums& sums_;
+  const Plan& plan_;
+  const Operands<Op, scalar_t>& operands_;
+  const typename G::Tensors tensors_;
 };
 
 }  // namespace torch_ext::cpu::CPU_CAPABILITY

@@ -1,155 +1,194 @@
-// Walks long runs of one slope: the slope stays in a register, sums of a run in a few more. Owns
-// loads, tails and the order of sums; knows neither the operation nor threads.
+// Goes through long runs of one channel: its params stay in registers, sums of a run in a few more.
+// Owns loads, tails and the order of sums; knows neither the operation nor threads.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
 
-#include "kernels/cpu/channel_tasks.h"
+#include "kernels/cpu/group.h"
+#include "kernels/cpu/plan.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/steps.h"
-#include "kernels/cpu/wide_lanes.h"
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-template <typename Op, typename scalar_t, typename weight_t>
-class PlanesWalker {
+template <typename Op, typename scalar_t>
+class Planes {
  public:
-  using Steps = StepsOf<Op, scalar_t, weight_t>;
-  using Step = typename Steps::Step;
-  using WideStep = typename Steps::WideStep;
-  using acc_t = typename Steps::acc_t;
-  using Operands = typename Steps::Operands;
-  using Place = typename Steps::Place;
-  using SharedSlope = typename Steps::SharedSlope;
-  using Sums = ChannelSums<acc_t, weight_t>;
-  static constexpr int kGroup = Steps::kGroup;
-
-  PlanesWalker(const ChannelTasks& tasks, const Operands& operands, const Sums& sums)
-      : tasks_(tasks), operands_(operands), sums_(sums) {}
+  Planes(const Plan& plan, const Operands<Op, scalar_t>& operands)
+      : plan_(plan),
+        operands_(operands),
+        tensors_{operands.inputs, operands.outputs, operands.bypass_caches} {}
 
   // Tasks first ... last - 1.
   void run(int64_t first, int64_t last) const {
     for (int64_t task = first; task < last; ++task) {
-      run(tasks_[task]);
+      run(plan_[task]);
     }
   }
 
  private:
+  using G = Group<Op, scalar_t>;
+  using P = typename G::P;
+  using V = typename G::V;
+  using Params = typename G::Params;
+  using Chains = typename G::Chains;
+  using compute_t = typename G::compute_t;
+  using Values = std::array<compute_t, Op::kParams>;                        // of a channel
+  using RunSums = std::array<VectorAccumulator<compute_t>, Op::kSums>;  // of a channel
+  using TailLanes = std::array<Mask<compute_t>, P::kVectors>;
+
+  // Packs taken together: independent chains that keep the processor busy, four in all or, where
+  // an operation has more sums, one for each.
+  static constexpr int64_t kGroup =
+      Op::kSums <= 1 ? 4 / P::kVectors : Op::kSums == 2 ? 2 / P::kVectors : 1;
+  // As long as accuracy allows; without sums it only bounds the loop.
+  static constexpr int64_t kRounds = Op::kSums ? kChain<compute_t> : INT64_MAX;
+
   void run(const Task& task) const {
-    const ChannelView& view = tasks_.view();
-    Scratch<WideLanes<acc_t>, tuning::kMaxPlaneChannels> sums;
     const int64_t channels = task.channels.size();
-    const int64_t inner = view.inner;
-    sums.reset(Op::kSums ? channels : 1);
-    // (In locals, for a SIMD store may alias what lives in memory.)
+    const int64_t inner = plan_.view().inner;
     const int64_t count = task.inner.size();
-    const bool bypass_caches = operands_.bypass_caches;
+    Scratch scratch(Scratch::size<Values>(channels) + Scratch::size<RunSums>(channels));
+    Values* const values = scratch.take<Values>(channels);
+    RunSums* const sums = scratch.take<RunSums>(channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      unrolled<Op::kParams>(TORCH_EXT_UNROLLED(p) {
+        values[c][p] = operands_.params[p][task.channels.first + c];
+      });
+      sums[c] = {};
+    }
+    const typename G::Tensors tensors = tensors_;  // in registers: a SIMD store may alias memory
+    const int64_t tail = count % P::kSize;
+    const TailLanes tail_lanes = P::lanes(P::kSize - tail, P::kSize);
     for (int64_t row = task.rows.first; row < task.rows.last; ++row) {
-      const int64_t run = row * view.channels + task.channels.first;
-      Place at = Steps::advanced(operands_.begin, run * view.inner + task.inner.first);
-      const weight_t* weight = operands_.weight + task.channels.first;
+      const int64_t run = row * plan_.view().channels + task.channels.first;
       for (int64_t c = 0; c < channels; ++c) {
-        const WideStep slope(Steps::slope(*weight++));
-        run_of(at, count, slope, bypass_caches, sums[Op::kSums ? c : 0]);
-        at = Steps::advanced(at, inner);
+        Params params;
+        unrolled<Op::kParams>(TORCH_EXT_UNROLLED(p) { params[p] = V(values[c][p]); });
+        run_of(tensors, (run + c) * inner + task.inner.first, count, params, tail_lanes, sums[c]);
       }
     }
-    if constexpr (Op::kSums) {
-      for (int64_t c = 0; c < channels; ++c) {
-        sums_.put(task.split, task.channels.first + c, total(sums[c]));
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int s = 0; s < Op::kSums; ++s) {
+        std::array<Accumulator<compute_t>, V::kSize> lanes;
+        sums[c][s].store(lanes.data());
+        Accumulator<compute_t> sum{};
+        for (const Accumulator<compute_t>& lane : lanes) {
+          sum.add(lane);
+        }
+        operands_.partials.at(task.split, s, task.channels.first + c) = sum;
       }
     }
   }
 
-  // Neighbours that share a slope.
-  static void run_of(
-      const Place& start,
+  // Neighbours of one channel.
+  C10_ALWAYS_INLINE static void run_of(
+      const typename G::Tensors& tensors,
+      int64_t offset,
       int64_t count,
-      const WideStep& slope,
-      bool bypass_caches,
-      WideLanes<acc_t>& sum) {
-    Place at = start;
+      const Params& params,
+      const TailLanes& tail_lanes,
+      RunSums& sums) {
     int64_t left = count;
-    const SharedSlope slopes{slope};
-    while (left >= kGroup * Step::kSize) {
-      auto chains = Steps::template zeros<kGroup>();
-      const int64_t rounds = std::min<int64_t>(Steps::kRounds, left / (kGroup * Step::kSize));
+    std::array<Chains, kGroup> chains{};
+    while (left >= kGroup * P::kSize) {
+      const int64_t rounds = std::min<int64_t>(kRounds, left / (kGroup * P::kSize));
       for (int64_t round = 0; round < rounds; ++round) {
-        Steps::template steps<kGroup>(
-            Steps::template neighbours<kGroup>(at), slopes, chains, bypass_caches);
-        at = Steps::advanced(at, kGroup * Step::kSize);
+        group<kGroup, kGroup>(tensors, offset, 0, params, tail_lanes, chains);
+        offset += kGroup * P::kSize;
       }
-      left -= rounds * kGroup * Step::kSize;
-      add(Steps::tree(chains), sum);
+      left -= rounds * kGroup * P::kSize;
+      if (left >= kGroup * P::kSize) {
+        add(chains, sums);
+        chains = {};
+      }
     }
-    if (count < Step::kSize) {
-      WideStep chain(acc_t(0));
-      Steps::short_step(at, left, slope, chain);
-      add(chain, sum);
-      return;
+    // What is left is less than a group: some whole packs, and one that reaches back. It adds one
+    // more term to the chains.
+    if (count < P::kSize) {
+      G::run_part(
+          tensors, offset, left, [&](auto) -> const Params& { return params; }, chains[0]);
+    } else if (left > 0) {
+      typename G::Tensors to_cache = tensors;
+      to_cache.bypass_caches = false;
+      rest<0>(to_cache, offset, left, params, tail_lanes, chains);
     }
-    // What is left is less than a group: some whole steps, and one that reaches back.
-    switch (left / Step::kSize) {
-      case 0:
-        return rest<0>(at, left, slope, sum);
-      case 1:
-        return rest<1>(at, left, slope, sum);
-      case 2:
-        return rest<2>(at, left, slope, sum);
-      default:
-        return rest<3>(at, left, slope, sum);
-    }
+    add(chains, sums);
   }
 
-  template <int kWhole>
+  template <int64_t kWhole>
   C10_ALWAYS_INLINE static void rest(
-      const Place& at, int64_t left, const WideStep& slope, WideLanes<acc_t>& sum) {
-    const int64_t tail = left - kWhole * Step::kSize;
-    if (tail == 0) {
-      if constexpr (kWhole > 0) {
-        group<kWhole>(Steps::template neighbours<kWhole>(at), 0, slope, sum);
+      const typename G::Tensors& tensors,
+      int64_t offset,
+      int64_t left,
+      const Params& params,
+      const TailLanes& tail_lanes,
+      std::array<Chains, kGroup>& chains) {
+    if constexpr (kWhole + 1 < kGroup) {
+      if (left >= (kWhole + 1) * P::kSize) {
+        return rest<kWhole + 1>(tensors, offset, left, params, tail_lanes, chains);
       }
-      return;
     }
-    std::array<Place, kWhole + 1> places;
-#pragma GCC unroll 4
-    for (int s = 0; s < kWhole; ++s) {
-      places[s] = Steps::advanced(at, s * Step::kSize);
+    if (left == kWhole * P::kSize) {
+      group<kWhole, kWhole>(tensors, offset, 0, params, tail_lanes, chains);
+    } else {
+      group<kWhole + 1, kWhole>(tensors, offset, left, params, tail_lanes, chains);
     }
-    places[kWhole] = Steps::advanced(at, left - Step::kSize);
-    group<kWhole + 1>(places, tail, slope, sum);
   }
 
-  // Steps of which the last has only `tail` new elements, unless that is 0.
-  template <size_t kSteps>
+  // kWhole packs from `offset` on, and, if that is not all of kPacks, one that ends `left` elements
+  // behind it. Writing elements again changes nothing; terms are taken of the new ones.
+  template <size_t kPacks, int64_t kWhole>
   C10_ALWAYS_INLINE static void group(
-      const std::array<Place, kSteps>& places,
-      int64_t tail,
-      const WideStep& slope,
-      WideLanes<acc_t>& sum) {
-    auto chains = Steps::template zeros<kSteps>();
-    Steps::template steps<kSteps>(places, SharedSlope{slope}, chains);
-    if constexpr (Op::kSums) {
-      WideStep chain = tail > 0 ? chains[kSteps - 1].last(tail) : chains[kSteps - 1];
-#pragma GCC unroll 4
-      for (size_t s = 0; s + 1 < kSteps; ++s) {
-        chain = chain + chains[s];
+      const typename G::Tensors& tensors,
+      int64_t offset,
+      int64_t left,
+      const Params& params,
+      const TailLanes& tail_lanes,
+      std::array<Chains, kGroup>& chains) {
+    std::array<int64_t, kPacks> offsets;
+    unrolled<kPacks>(TORCH_EXT_UNROLLED(p) {
+      offsets[p] = offset + (p < kWhole ? p * P::kSize : left - P::kSize);
+    });
+    G::run(
+        tensors, offsets, [&](auto, auto) -> const Params& { return params; },
+        [&](auto p) -> Chains& { return chains[p]; },
+        [&](auto p) -> const auto& {
+          if constexpr (p < kWhole) {
+            return kAllLanes;
+          } else {
+            return tail_lanes;
+          }
+        });
+  }
+
+  // Adds up to four chains of each sum, as a tree.
+  template <size_t kPacks>
+  C10_ALWAYS_INLINE static void add(const std::array<Chains, kPacks>& chains, RunSums& sums) {
+    unrolled<Op::kSums>(TORCH_EXT_UNROLLED(s) {
+      std::array<V, kPacks> each;
+      unrolled<kPacks>(TORCH_EXT_UNROLLED(p) {
+        each[p] = chains[p][0][s];
+        if constexpr (P::kVectors == 2) {
+          each[p] = each[p] + chains[p][1][s];
+        }
+      });
+      if constexpr (kPacks == 4) {
+        sums[s].add((each[0] + each[1]) + (each[2] + each[3]));
+      } else if constexpr (kPacks == 3) {
+        sums[s].add((each[0] + each[1]) + each[2]);
+      } else if constexpr (kPacks == 2) {
+        sums[s].add(each[0] + each[1]);
+      } else {
+        sums[s].add(each[0]);
       }
-      add(chain, sum);
-    }
+    });
   }
 
-  C10_ALWAYS_INLINE static void add(const WideStep& chain, WideLanes<acc_t>& sum) {
-    if constexpr (Op::kSums) {
-      sum.add(chain.folded());
-    }
-  }
-
-  const ChannelTasks& tasks_;
-  const Operands& operands_;
-  const Sums& sums_;
+  const Plan& plan_;
+  const Operands<Op, scalar_t>& operands_;
+  const typename G::Tensors tensors_;
 };
 
 }  // namespace torch_ext::cpu::CPU_CAPABILITY

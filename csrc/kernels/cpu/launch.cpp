@@ -1,0 +1,24 @@
+#include "kernels/cpu/launch.h"
+
+#include <ATen/Version.h>
+#include <c10/util/Exception.h>
+
+#include <string>
+
+namespace torch_ext::cpu {
+
+InstructionSet instruction_set_in_use() {
+  static const InstructionSet chosen = [] {
+    const std::string name = at::get_cpu_capability();
+    if (const auto set = instruction_set_named(name)) {
+      return *set;
+    }
+    TORCH_WARN(
+        "torch_ext: PyTorch runs on the instruction set ", name,
+        ", for which torch_ext has no kernels of its own: the portable ones run.");
+    return InstructionSet::DEFAULT;
+  }();
+  return chosen;
+}
+
+}  // namespace torch_ext::cpu

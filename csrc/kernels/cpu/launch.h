@@ -1,0 +1,24 @@
+// Sweeps on PyTorch's threads, by the instruction set that PyTorch itself runs on. (Beside
+// kernels/cuda/launch.cuh the only part of the kernels that knows PyTorch.)
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include "kernels/cpu/sweep.h"
+
+namespace torch_ext::cpu {
+
+// Chosen once, by at::get_cpu_capability(), so that ATEN_CPU_CAPABILITY serves for both. Warns where
+// the engine was not compiled for what PyTorch names.
+InstructionSet instruction_set_in_use();
+
+// `stream`: large results may be written past the caches.
+template <typename... Sweeps>
+void launch(const ChannelView& view, bool stream, Sweeps... sweeps) {
+  const auto parallel_for = [](int64_t size, int64_t grain, const auto& body) {
+    at::parallel_for(0, size, grain, body);
+  };
+  run(view, {instruction_set_in_use(), stream}, parallel_for, std::move(sweeps)...);
+}
+
+}  // namespace torch_ext::cpu

@@ -1,0 +1,186 @@
+#include "kernels/cpu/plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace torch_ext::cpu {
+namespace {
+
+// Blocks of nearly equal size, none larger than `largest`.
+int64_t even_block(int64_t total, int64_t largest) {
+  return ceil_div(total, ceil_div(total, std::clamp<int64_t>(largest, 1, total)));
+}
+
+Range block(int64_t index, int64_t size, int64_t total) {
+  return {index * size, std::min((index + 1) * size, total)};
+}
+
+// What a task of the columns traversal keeps for each column: params, chains and accumulators.
+int64_t bytes_per_column(const OperationCounts& counts, int64_t element_bytes) {
+  const int64_t compute_bytes = element_bytes == 8 ? 8 : 4;
+  return compute_bytes * (counts.params + 3 * counts.sums);
+}
+
+}  // namespace
+
+Plan::Plan(
+    const ChannelView& view,
+    int64_t element_bytes,
+    const OperationCounts& counts,
+    const Tuning& tuning)
+    : view_(view), element_bytes_(element_bytes), tuning_(tuning) {
+  const bool few_rows = view.outer < tuning.few_rows && view.inner >= tuning.tiny_plane;
+  const int64_t min_plane = element_bytes == 2 ? tuning.min_plane_16_bit : tuning.min_plane;
+  if (view.inner >= min_plane || view.channels == 1 || few_rows) {
+    plan_planes(counts);
+  } else {
+    plan_columns(counts);
+  }
+  count_blocks();
+}
+
+std::optional<Plan> Plan::of_whole_channels(
+    const ChannelView& view,
+    int64_t element_bytes,
+    const OperationCounts& counts,
+    int tensors,
+    const Tuning& tuning) {
+  Plan plan(view, element_bytes, counts, tuning);
+  const int64_t channel_bytes = view.outer * view.inner * element_bytes * tensors;
+  const int64_t most = std::min(
+      tuning.whole_channel_bytes / channel_bytes,
+      std::min(view.channels / tuning.task_multiple, tuning.max_plane_channels));
+  if (plan.traversal_ != Traversal::kPlanes || most < 1) {
+    return std::nullopt;
+  }
+  plan.row_block_ = view.outer;
+  plan.channel_block_ = even_block(view.channels, most);
+  plan.inner_block_ = view.inner;
+  plan.count_blocks();
+  return plan;
+}
+
+Traversal Plan::traversal() const {
+  return traversal_;
+}
+
+const ChannelView& Plan::view() const {
+  return view_;
+}
+
+int64_t Plan::size() const {
+  return row_blocks_ * channel_blocks_ * inner_blocks_;
+}
+
+// Neighbouring tasks of columns have the same channels, so that params need not be spread again;
+// those of planes follow memory.
+Task Plan::operator[](int64_t index) const {
+  const bool by_rows = traversal_ == Traversal::kColumns;
+  const int64_t inner = index % inner_blocks_;
+  const int64_t outer = index / inner_blocks_;
+  const int64_t row = by_rows ? outer % row_blocks_ : outer / channel_blocks_;
+  const int64_t channel = by_rows ? outer / row_blocks_ : outer % channel_blocks_;
+  return {
+      block(row, row_block_, rows_), block(channel, channel_block_, view_.channels),
+      block(inner, inner_block_, view_.inner), row * inner_blocks_ + inner};
+}
+
+int64_t Plan::splits() const {
+  return row_blocks_ * inner_blocks_;
+}
+
+int64_t Plan::task_grain() const {
+  return ceil_div(tuning_.thread_elements, ceil_div(view_.numel(), size()));
+}
+
+int64_t Plan::channel_grain() const {
+  return ceil_div(tuning_.thread_elements, splits());
+}
+
+int64_t Plan::joined() const {
+  return joined_;
+}
+
+int64_t Plan::row_size() const {
+  return joined_ * view_.channels * view_.inner;
+}
+
+bool Plan::writes_whole_lines(const void* output) const {
+  const bool planes = traversal_ == Traversal::kPlanes;
+  const int64_t run = planes ? view_.inner : row_size();
+  const int64_t piece = planes ? inner_block_ : channel_block_ * view_.inner;
+  const auto begins_lines = [&](int64_t elements, int64_t of) {
+    return elements >= of || elements * element_bytes_ % tuning_.cache_line == 0;
+  };
+  return reinterpret_cast<uintptr_t>(output) % tuning_.cache_line == 0 &&
+         begins_lines(run, view_.numel()) && begins_lines(piece, run);
+}
+
+bool Plan::should_bypass_caches(const void* output) const {
+  return output != nullptr && view_.numel() * element_bytes_ >= tuning_.bypass_bytes &&
+         writes_whole_lines(output);
+}
+
+// What is worth sharing is cut into a multiple of task_multiple tasks.
+int64_t Plan::task_elements(bool sums) const {
+  const int64_t numel = view_.numel();
+  const int64_t least = sums ? tuning_.sum_task_elements : tuning_.task_elements;
+  const int64_t elements = std::max(least, numel / tuning_.max_tasks);
+  if (numel < 2 * tuning_.thread_elements) {
+    return elements;
+  }
+  return ceil_div(numel, round_up(ceil_div(numel, elements), tuning_.task_multiple));
+}
+
+void Plan::plan_planes(const OperationCounts& counts) {
+  traversal_ = Traversal::kPlanes;
+  rows_ = view_.outer;
+  const int64_t target = task_elements(counts.sums > 0);
+  inner_block_ = even_block(view_.inner, target);
+  if (inner_block_ < view_.inner) {
+    inner_block_ = round_up(inner_block_, tuning_.cache_line);  // (elements, so whole lines)
+    row_block_ = channel_block_ = 1;
+    return;
+  }
+  if (counts.sums == 0) {
+    channel_block_ = even_block(view_.channels, target / view_.inner);
+    row_block_ = even_block(rows_, target / (channel_block_ * view_.inner));
+    return;
+  }
+  // Few channels and many rows to a task: partial sums stay few. But enough channels that each row
+  // is touched in one long piece.
+  const int64_t chunk = std::min(view_.channels, ceil_div(tuning_.min_chunk, view_.inner));
+  row_block_ = even_block(rows_, target / (chunk * view_.inner));
+  const int64_t channels = std::max(chunk, target / (row_block_ * view_.inner));
+  channel_block_ = even_block(view_.channels, std::min(channels, tuning_.max_plane_channels));
+}
+
+void Plan::plan_columns(const OperationCounts& counts) {
+  traversal_ = Traversal::kColumns;
+  // Join narrow rows, as many as fit but not most of a small tensor; if possible, so many that they
+  // end on a whole pack.
+  const int64_t width = view_.channels * view_.inner;
+  const int64_t columns = tuning_.column_bytes / bytes_per_column(counts, element_bytes_);
+  const int64_t most_joined = std::min({view_.numel() / 32, tuning_.max_joined, columns});
+  const int64_t aligned = tuning_.column_alignment / std::gcd(width, tuning_.column_alignment);
+  const int64_t step = aligned * width <= most_joined ? aligned : 1;
+  joined_ = std::min(view_.outer, step * std::max<int64_t>(most_joined / (step * width), 1));
+  rows_ = ceil_div(view_.outer, joined_);
+  inner_block_ = view_.inner;
+  channel_block_ = joined_ > 1 ? view_.channels : even_block(view_.channels, columns / view_.inner);
+  // Sums of too few rows would cost more than the rows, but small tensors need shares as well.
+  const int64_t shares = ceil_div(tuning_.task_multiple, ceil_div(view_.channels, channel_block_));
+  const int64_t least =
+      counts.sums > 0 ? std::min(tuning_.min_sum_rows, ceil_div(rows_, shares)) : 1;
+  const int64_t rows =
+      task_elements(counts.sums > 0) / (joined_ * channel_block_ * view_.inner);
+  row_block_ = even_block(rows_, std::max(rows, least));
+}
+
+void Plan::count_blocks() {
+  row_blocks_ = ceil_div(rows_, row_block_);
+  channel_blocks_ = ceil_div(view_.channels, channel_block_);
+  inner_blocks_ = ceil_div(view_.inner, inner_block_);
+}
+
+}  // namespace torch_ext::cpu

@@ -1,0 +1,172 @@
+// A sweep: an operation over all elements, task by task, and what follows its sums for each channel.
+// Runs one, or several over the same tensors. Takes the way to run things in parallel as an
+// argument; knows no tensors.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/cpu/instruction_sets.h"
+#include "kernels/cpu/run_tasks.h"
+
+namespace torch_ext::cpu {
+
+template <typename Op, typename scalar_t>
+auto run_tasks_of(InstructionSet set) {
+  auto* run = &DEFAULT::run_tasks<Op, scalar_t>;
+  switch (set) {
+#define TORCH_EXT_INSTRUCTION_SET(NAME, ...)    \
+  case InstructionSet::NAME:                    \
+    run = &NAME::run_tasks<Op, scalar_t>;       \
+    break;
+#include "kernels/cpu/instruction_sets.def"
+#undef TORCH_EXT_INSTRUCTION_SET
+  }
+  return run;
+}
+
+// The step of an operation without sums.
+struct NoStep {
+  void operator()(int64_t, const std::array<double, 0>&) const {}
+};
+
+// The step that most sums end with: round them, and store each in its tensor.
+template <typename scalar_t, int kSums>
+struct StoreSums {
+  std::array<ChannelOutput<scalar_t>, kSums> outputs;
+
+  void operator()(int64_t channel, const std::array<double, kSums>& totals) const {
+    for (int s = 0; s < kSums; ++s) {
+      outputs[s].write(channel, totals[s]);
+    }
+  }
+};
+
+// An operation over all elements and a step for each channel: step(channel, totals), once, when the
+// channel's sums are complete. A later sweep may read what the step wrote as its params.
+template <typename Op, typename scalar_t, typename Step>
+class Sweep {
+ public:
+  using compute_t = compute_type<scalar_t>;
+  using scalar_type = scalar_t;
+  static constexpr OperationCounts kCounts = counts_of<Op>();
+
+  Sweep(const Operands<Op, scalar_t>& operands, const Step& step)
+      : operands_(operands), step_(step) {}
+
+  // Comes first. `stream`: large results may be written past the caches.
+  void prepare(const Plan& plan, InstructionSet set, bool stream) {
+    run_tasks_ = run_tasks_of<Op, scalar_t>(set);
+    if constexpr (Op::kOutputs > 0) {
+      operands_.bypass_caches = stream && plan.should_bypass_caches(operands_.outputs[0]);
+    }
+    if constexpr (Op::kSums > 0) {
+      const int64_t channels = plan.view().channels;
+      memory_ = std::make_unique_for_overwrite<Accumulator<compute_t>[]>(
+          plan.splits() * Op::kSums * channels);
+      operands_.partials = {memory_.get(), channels};
+    }
+  }
+
+  void run(const Plan& plan, int64_t first_task, int64_t last_task) const {
+    run_tasks_(plan, first_task, last_task, operands_);
+  }
+
+  // Adds the partial sums of some channels, in the order of the splits.
+  void finish(const Plan& plan, int64_t first_channel, int64_t last_channel) const {
+    if constexpr (Op::kSums == 0) {
+      return;
+    }
+    const int64_t splits = plan.splits();
+    for (int64_t c = first_channel; c < last_channel; ++c) {
+      std::array<double, Op::kSums> totals;
+      for (int s = 0; s < Op::kSums; ++s) {
+        Accumulator<compute_t> sum = operands_.partials.at(0, s, c);
+        for (int64_t split = 1; split < splits; ++split) {
+          sum.add(operands_.partials.at(split, s, c));
+        }
+        totals[s] = sum.total();
+      }
+      step_(c, totals);
+    }
+  }
+
+ private:
+  Operands<Op, scalar_t> operands_;
+  Step step_;
+  decltype(run_tasks_of<Op, scalar_t>({})) run_tasks_ = nullptr;
+  std::unique_ptr<Accumulator<compute_t>[]> memory_;
+};
+
+struct RunOptions {
+  InstructionSet set;
+  bool stream = true;  // large results may be written past the caches
+  int tensors = 0;     // that several sweeps touch, each counted once
+  Tuning tuning = kTuning;
+};
+
+namespace sweep_detail {
+
+template <typename Sweep, typename ParallelFor>
+void run_alone(
+    const ChannelView& view, const RunOptions& options, const ParallelFor& parallel_for, Sweep& sweep) {
+  const Plan plan(view, sizeof(typename Sweep::scalar_type), Sweep::kCounts, options.tuning);
+  sweep.prepare(plan, options.set, options.stream);
+  parallel_for(plan.size(), plan.task_grain(), [&](int64_t first, int64_t last) {
+    sweep.run(plan, first, last);
+  });
+  if constexpr (Sweep::kCounts.sums > 0) {
+    parallel_for(view.channels, plan.channel_grain(), [&](int64_t first, int64_t last) {
+      sweep.finish(plan, first, last);
+    });
+  }
+}
+
+// All sweeps over the channels of a task while these are in the cache, before the next task begins.
+template <typename ParallelFor, typename... Sweeps>
+void run_by_channels(
+    const Plan& plan,
+    const RunOptions& options,
+    const ParallelFor& parallel_for,
+    Sweeps&... sweeps) {
+  (sweeps.prepare(plan, options.set, options.stream), ...);
+  parallel_for(plan.size(), plan.task_grain(), [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const Range channels = plan[task].channels;
+      const auto run = [&](auto& sweep) {
+        sweep.run(plan, task, task + 1);
+        sweep.finish(plan, channels.first, channels.last);
+      };
+      (run(sweeps), ...);
+    }
+  });
+}
+
+}  // namespace sweep_detail
+
+// Runs sweeps over a tensor that is not empty, one after another.
+//
+// parallel_for(size, grain, body): body(first, last) on ranges that make up 0 ... size - 1, on any
+// threads; `grain` is what makes another thread worth waking.
+template <typename ParallelFor, typename... Sweeps>
+void run(
+    const ChannelView& view,
+    const RunOptions& options,
+    const ParallelFor& parallel_for,
+    Sweeps... sweeps) {
+  if constexpr (sizeof...(Sweeps) > 1) {
+    constexpr int kElementBytes = std::max({sizeof(typename Sweeps::scalar_type)...});
+    constexpr OperationCounts kLargest{
+        std::max({Sweeps::kCounts.inputs...}), std::max({Sweeps::kCounts.outputs...}),
+        std::max({Sweeps::kCounts.params...}), std::max({Sweeps::kCounts.sums...})};
+    if (const auto plan = Plan::of_whole_channels(
+            view, kElementBytes, kLargest, options.tensors, options.tuning)) {
+      return sweep_detail::run_by_channels(*plan, options, parallel_for, sweeps...);
+    }
+  }
+  (sweep_detail::run_alone(view, options, parallel_for, sweeps), ...);
+}
+
+}  // namespace torch_ext::cpu
