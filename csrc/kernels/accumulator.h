@@ -9,10 +9,10 @@
 
 namespace torch_ext {
 
-// Terms of a chain. On its way a term is rounded at most as often as this: as a product (where there
-// is no fused multiply-add), kChain - 1 times in its chain, twice where four chains meet (three
-// times for eight). The contract allows 16, for float64 8 (docs/how-it-works.md counts them); data
-// that needs them exists (tests/test_error_bound.py).
+// Terms of a chain. On its way a term is rounded at most as often as this: as a product (where
+// there is no fused multiply-add), kChain - 1 times in its chain, twice where four chains meet
+// (three times for eight). The contract allows 16, for float64 8 (docs/how-it-works.md counts
+// them); data that needs them exists (tests/test_error_bound.py).
 template <typename compute_t>
 inline constexpr int kChain = 12;
 template <>
@@ -24,7 +24,8 @@ struct TwoSum {
   T sum;
   T error;
 
-  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr TwoSum(const T& a, const T& b) : sum(a + b), error(a) {
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr TwoSum(const T& a, const T& b)
+      : sum(a + b), error(a) {
     const T b_rounded = sum - a;
     error = (a - (sum - b_rounded)) + (b - b_rounded);
   }
@@ -37,8 +38,12 @@ template <>
 struct Accumulator<float> {
   double value;
 
-  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(float chain) { value += static_cast<double>(chain); }
-  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(const Accumulator& other) { value += other.value; }
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(float chain) {
+    value += static_cast<double>(chain);
+  }
+  C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr void add(const Accumulator& other) {
+    value += other.value;
+  }
   C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr double total() const { return value; }
 };
 

@@ -1,6 +1,6 @@
-// Values per channel in memory, in the data's type or in the compute type. Which of the two is known
-// at run time only: a value is read once for many elements, and the loops need no second copy of
-// themselves. CPU and CUDA.
+// Values per channel in memory, in the data's type or in the compute type. Which of the two is
+// known at run time only: a value is read once for many elements, and the loops need no second copy
+// of themselves. CPU and CUDA.
 #pragma once
 
 #include <c10/macros/Macros.h>

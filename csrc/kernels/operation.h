@@ -10,9 +10,9 @@
 //     static constexpr std::array<V, kOutputs> apply(
 //         const std::array<V, kInputs>& inputs, const std::array<V, kParams>& params, Sums& sums);
 //
-// V is a float, a double, or a vector register of them. It has + - * and >, V(0) is zero everywhere,
-// and `select` and `multiply_add` below exist for all of them. A comparison gives a mask, which has
-// ! and &. Sums are written one way only:
+// V is a float, a double, or a vector register of them. It has + - * and >, V(0) is zero
+// everywhere, and `select` and `multiply_add` below exist for all of them. A comparison gives a
+// mask, which has ! and &. Sums are written one way only:
 //
 //   sums[i].add(term)                   sums[i].add(term, where)
 //   sums[i].add_product(a, b)           sums[i].add_product(a, b, where)

@@ -1,10 +1,10 @@
 // Goes through short runs: rows of columns, each column with its own channel, so that 3 channels
-// fill packs as well as 256 do. Owns loads, tails and the order of sums; knows neither the operation
-// nor threads.
+// fill packs as well as 256 do. Owns loads, tails and the order of sums; knows neither the
+// operation nor threads.
 //
-// (Several rows at once, with the params and chains of their columns loaded once for all, were up to
-// 10 % faster in the first-level cache and as much slower beyond the second-level one, which follows
-// one stream of addresses better than several.)
+// (Several rows at once, with the params and chains of their columns loaded once for all, were up
+// to 10 % faster in the first-level cache and as much slower beyond the second-level one, which
+// follows one stream of addresses better than several.)
 #pragma once
 
 #include <algorithm>
@@ -149,9 +149,9 @@ class Columns {
 
   // Of a task's columns. Params stay for tasks of the same channels.
   struct State {
-    Params* params;                     // pack by pack
-    Chains* chains;                     // pack by pack
-    compute_t* values;                  // column by column: of one param
+    Params* params;                         // pack by pack
+    Chains* chains;                         // pack by pack
+    compute_t* values;                      // column by column: of one param
     ColumnSums<compute_t, Op::kSums> sums;  // column by column: the second level
 
     State(Scratch& scratch, int64_t packs)

@@ -46,11 +46,12 @@ void run_tasks(
 }  // namespace torch_ext::cpu::CPU_CAPABILITY
 
 // Instantiates run_tasks() of an operation for every type of element.
-#define TORCH_EXT_INSTANTIATE_FOR(Op, scalar_t)                     \
+#define TORCH_EXT_INSTANTIATE_FOR(Op, scalar_t)                          \
   template void torch_ext::cpu::CPU_CAPABILITY::run_tasks<Op, scalar_t>( \
-      const torch_ext::cpu::Plan&, int64_t, int64_t, const torch_ext::cpu::Operands<Op, scalar_t>&);
-#define TORCH_EXT_INSTANTIATE(Op)              \
-  TORCH_EXT_INSTANTIATE_FOR(Op, double)        \
-  TORCH_EXT_INSTANTIATE_FOR(Op, float)         \
-  TORCH_EXT_INSTANTIATE_FOR(Op, c10::Half)     \
+      const torch_ext::cpu::Plan&, int64_t, int64_t,                     \
+      const torch_ext::cpu::Operands<Op, scalar_t>&);
+#define TORCH_EXT_INSTANTIATE(Op)          \
+  TORCH_EXT_INSTANTIATE_FOR(Op, double)    \
+  TORCH_EXT_INSTANTIATE_FOR(Op, float)     \
+  TORCH_EXT_INSTANTIATE_FOR(Op, c10::Half) \
   TORCH_EXT_INSTANTIATE_FOR(Op, c10::BFloat16)

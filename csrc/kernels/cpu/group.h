@@ -26,7 +26,9 @@ struct VectorAccumulator<float> {
     values[1] = values[1] + high;
   }
   // Lane by lane, to Vector<float>::kSize sums.
-  C10_ALWAYS_INLINE void store(Accumulator<float>* to) const { std::memcpy(to, &values, sizeof(values)); }
+  C10_ALWAYS_INLINE void store(Accumulator<float>* to) const {
+    std::memcpy(to, &values, sizeof(values));
+  }
 };
 
 template <>

@@ -1,4 +1,5 @@
-// The instruction sets that the engine is compiled for, by name, and which of them this machine has.
+// The instruction sets that the engine is compiled for, by name, and which of them this machine
+// has.
 #pragma once
 
 #include <optional>

@@ -3,22 +3,34 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <utility>
 
 #include "kernels/cpu/sweep.h"
 
 namespace torch_ext::cpu {
 
-// Chosen once, by at::get_cpu_capability(), so that ATEN_CPU_CAPABILITY serves for both. Warns where
-// the engine was not compiled for what PyTorch names.
+// Chosen once, by at::get_cpu_capability(), so that ATEN_CPU_CAPABILITY serves for both. Warns
+// where the engine was not compiled for what PyTorch names.
 InstructionSet instruction_set_in_use();
+
+// A Runtime of sweep.h.
+struct PyTorch {
+  template <typename Body>
+  void parallel_for(int64_t size, int64_t grain, const Body& body) const {
+    at::parallel_for(0, size, grain, body);
+  }
+  Memory allocate(int64_t bytes) const {
+    c10::Allocator* const allocator = c10::GetCPUAllocator();
+    return {allocator->raw_allocate(bytes), allocator->raw_deleter()};
+  }
+};
 
 // `stream`: large results may be written past the caches.
 template <typename... Sweeps>
 void launch(const ChannelView& view, bool stream, Sweeps... sweeps) {
-  const auto parallel_for = [](int64_t size, int64_t grain, const auto& body) {
-    at::parallel_for(0, size, grain, body);
-  };
-  run(view, {instruction_set_in_use(), stream}, parallel_for, std::move(sweeps)...);
+  run(view, {instruction_set_in_use(), stream}, PyTorch(), std::move(sweeps)...);
 }
 
 }  // namespace torch_ext::cpu

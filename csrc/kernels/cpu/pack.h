@@ -19,8 +19,8 @@
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-// The registers of a pack as it is stored: one, or for float16 two halves where instructions convert
-// such; to join them would cost as much as to convert them.
+// The registers of a pack as it is stored: one, or for float16 two halves where instructions
+// convert such; to join them would cost as much as to convert them.
 template <typename scalar_t>
 inline constexpr int kStoredParts = 1;
 #if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
@@ -57,9 +57,8 @@ struct Pack {
     return pack;
   }
   C10_ALWAYS_INLINE void store(scalar_t* to) const {
-    unrolled<kParts>(TORCH_EXT_UNROLLED(i) {
-      std::memcpy(to + i * kSize / kParts, &stored[i], kPartBytes);
-    });
+    unrolled<kParts>(
+        TORCH_EXT_UNROLLED(i) { std::memcpy(to + i * kSize / kParts, &stored[i], kPartBytes); });
   }
 
   // Past the caches, and without reading the line first; `to` is aligned to a register.
@@ -114,11 +113,11 @@ struct Pack {
   // Two vectors whose lane i, counted through, comes from lane from(i).
   template <typename From>
   C10_ALWAYS_INLINE static Widened shuffled(const Widened& vectors, const From&) {
-    const auto half = [&]<int... i>(
-                          std::integer_sequence<int, i...>, auto first) __attribute__((always_inline)) {
-      return V(__builtin_shufflevector(
-          vectors[0].native, vectors[1].native, From()(first.value + i)...));
-    };
+    const auto half = [&]<int... i>(std::integer_sequence<int, i...>, auto first)
+                          __attribute__((always_inline)) {
+                            return V(__builtin_shufflevector(
+                                vectors[0].native, vectors[1].native, From()(first.value + i)...));
+                          };
     using Lanes = std::make_integer_sequence<int, V::kSize>;
     return {
         half(Lanes(), std::integral_constant<int, 0>()),
@@ -145,8 +144,8 @@ C10_ALWAYS_INLINE auto Pack<c10::BFloat16>::widened() const -> Widened {
 }
 
 // To the nearest bfloat16, ties to even. A NaN stays one because its lower half is zero: arithmetic
-// makes such NaNs or hands on those of its operands, and elements have such NaNs, as have the values
-// of channels (channel_values.h).
+// makes such NaNs or hands on those of its operands, and elements have such NaNs, as have the
+// values of channels (channel_values.h).
 template <>
 C10_ALWAYS_INLINE auto Pack<c10::BFloat16>::rounded(const Widened& values) -> Pack {
   const auto rounded_up = [](const V& value) {

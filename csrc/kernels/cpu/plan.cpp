@@ -172,8 +172,7 @@ void Plan::plan_columns(const OperationCounts& counts) {
   const int64_t shares = ceil_div(tuning_.task_multiple, ceil_div(view_.channels, channel_block_));
   const int64_t least =
       counts.sums > 0 ? std::min(tuning_.min_sum_rows, ceil_div(rows_, shares)) : 1;
-  const int64_t rows =
-      task_elements(counts.sums > 0) / (joined_ * channel_block_ * view_.inner);
+  const int64_t rows = task_elements(counts.sums > 0) / (joined_ * channel_block_ * view_.inner);
   row_block_ = even_block(rows_, std::max(rows, least));
 }
 

@@ -34,14 +34,15 @@ class Planes {
   using Params = typename G::Params;
   using Chains = typename G::Chains;
   using compute_t = typename G::compute_t;
-  using Values = std::array<compute_t, Op::kParams>;                        // of a channel
+  using Values = std::array<compute_t, Op::kParams>;                    // of a channel
   using RunSums = std::array<VectorAccumulator<compute_t>, Op::kSums>;  // of a channel
   using TailLanes = std::array<Mask<compute_t>, P::kVectors>;
 
   // Packs taken together: independent chains that keep the processor busy, four in all or, where
   // an operation has more sums, one for each.
-  static constexpr int64_t kGroup =
-      Op::kSums <= 1 ? 4 / P::kVectors : Op::kSums == 2 ? 2 / P::kVectors : 1;
+  static constexpr int64_t kGroup = Op::kSums <= 1   ? 4 / P::kVectors
+                                    : Op::kSums == 2 ? 2 / P::kVectors
+                                                     : 1;
   // As long as accuracy allows; without sums it only bounds the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain<compute_t> : INT64_MAX;
 
@@ -53,9 +54,8 @@ class Planes {
     Values* const values = scratch.take<Values>(channels);
     RunSums* const sums = scratch.take<RunSums>(channels);
     for (int64_t c = 0; c < channels; ++c) {
-      unrolled<Op::kParams>(TORCH_EXT_UNROLLED(p) {
-        values[c][p] = operands_.params[p][task.channels.first + c];
-      });
+      unrolled<Op::kParams>(
+          TORCH_EXT_UNROLLED(p) { values[c][p] = operands_.params[p][task.channels.first + c]; });
       sums[c] = {};
     }
     const typename G::Tensors tensors = tensors_;  // in registers: a SIMD store may alias memory
@@ -107,8 +107,7 @@ class Planes {
     // What is left is less than a group: some whole packs, and one that reaches back. It adds one
     // more term to the chains.
     if (count < P::kSize) {
-      G::run_part(
-          tensors, offset, left, [&](auto) -> const Params& { return params; }, chains[0]);
+      G::run_part(tensors, offset, left, [&](auto) -> const Params& { return params; }, chains[0]);
     } else if (left > 0) {
       typename G::Tensors to_cache = tensors;
       to_cache.bypass_caches = false;

@@ -35,11 +35,11 @@ struct Operands {
 };
 
 // Tasks first ... last - 1 of the plan.
-#define TORCH_EXT_INSTRUCTION_SET(NAME, ...)                                                       \
-  namespace NAME {                                                                                 \
-  template <typename Op, typename scalar_t>                                                        \
-  void run_tasks(                                                                                  \
-      const Plan& plan, int64_t first, int64_t last, const Operands<Op, scalar_t>& operands);      \
+#define TORCH_EXT_INSTRUCTION_SET(NAME, ...)                                                  \
+  namespace NAME {                                                                            \
+  template <typename Op, typename scalar_t>                                                   \
+  void run_tasks(                                                                             \
+      const Plan& plan, int64_t first, int64_t last, const Operands<Op, scalar_t>& operands); \
   }
 #include "kernels/cpu/instruction_sets.def"
 #undef TORCH_EXT_INSTRUCTION_SET

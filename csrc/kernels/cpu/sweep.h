@@ -1,6 +1,6 @@
-// A sweep: an operation over all elements, task by task, and what follows its sums for each channel.
-// Runs one, or several over the same tensors. Takes the way to run things in parallel as an
-// argument; knows no tensors.
+// A sweep: an operation over all elements, task by task, and what follows its sums for each
+// channel. Runs one, or several over the same tensors. Takes threads and memory as an argument;
+// knows no tensors.
 #pragma once
 
 #include <algorithm>
@@ -13,19 +13,33 @@
 
 namespace torch_ext::cpu {
 
+// Threads and memory are a Runtime's:
+//   parallel_for(size, grain, body)   body(first, last) on ranges that make up 0 ... size - 1, on
+//   any
+//                                     threads; `grain` is what makes another thread worth waking
+//   allocate(bytes)                   Memory, aligned as by malloc
+using Memory = std::unique_ptr<void, void (*)(void*)>;
+
 template <typename Op, typename scalar_t>
 auto run_tasks_of(InstructionSet set) {
   auto* run = &DEFAULT::run_tasks<Op, scalar_t>;
   switch (set) {
-#define TORCH_EXT_INSTRUCTION_SET(NAME, ...)    \
-  case InstructionSet::NAME:                    \
-    run = &NAME::run_tasks<Op, scalar_t>;       \
+#define TORCH_EXT_INSTRUCTION_SET(NAME, ...) \
+  case InstructionSet::NAME:                 \
+    run = &NAME::run_tasks<Op, scalar_t>;    \
     break;
 #include "kernels/cpu/instruction_sets.def"
 #undef TORCH_EXT_INSTRUCTION_SET
   }
   return run;
 }
+
+struct RunOptions {
+  InstructionSet set;
+  bool stream = true;  // large results may be written past the caches
+  int tensors = 0;     // that several sweeps touch, each counted once
+  Tuning tuning = kTuning;
+};
 
 // The step of an operation without sums.
 struct NoStep {
@@ -56,17 +70,18 @@ class Sweep {
   Sweep(const Operands<Op, scalar_t>& operands, const Step& step)
       : operands_(operands), step_(step) {}
 
-  // Comes first. `stream`: large results may be written past the caches.
-  void prepare(const Plan& plan, InstructionSet set, bool stream) {
-    run_tasks_ = run_tasks_of<Op, scalar_t>(set);
+  // Comes first.
+  template <typename Runtime>
+  void prepare(const Plan& plan, const RunOptions& options, const Runtime& runtime) {
+    run_tasks_ = run_tasks_of<Op, scalar_t>(options.set);
     if constexpr (Op::kOutputs > 0) {
-      operands_.bypass_caches = stream && plan.should_bypass_caches(operands_.outputs[0]);
+      operands_.bypass_caches = options.stream && plan.should_bypass_caches(operands_.outputs[0]);
     }
     if constexpr (Op::kSums > 0) {
+      using Partial = Accumulator<compute_t>;
       const int64_t channels = plan.view().channels;
-      memory_ = std::make_unique_for_overwrite<Accumulator<compute_t>[]>(
-          plan.splits() * Op::kSums * channels);
-      operands_.partials = {memory_.get(), channels};
+      memory_ = runtime.allocate(plan.splits() * Op::kSums * channels * sizeof(Partial));
+      operands_.partials = {static_cast<Partial*>(memory_.get()), channels};
     }
   }
 
@@ -97,42 +112,32 @@ class Sweep {
   Operands<Op, scalar_t> operands_;
   Step step_;
   decltype(run_tasks_of<Op, scalar_t>({})) run_tasks_ = nullptr;
-  std::unique_ptr<Accumulator<compute_t>[]> memory_;
-};
-
-struct RunOptions {
-  InstructionSet set;
-  bool stream = true;  // large results may be written past the caches
-  int tensors = 0;     // that several sweeps touch, each counted once
-  Tuning tuning = kTuning;
+  Memory memory_{nullptr, nullptr};
 };
 
 namespace sweep_detail {
 
-template <typename Sweep, typename ParallelFor>
+template <typename Sweep, typename Runtime>
 void run_alone(
-    const ChannelView& view, const RunOptions& options, const ParallelFor& parallel_for, Sweep& sweep) {
+    const ChannelView& view, const RunOptions& options, const Runtime& runtime, Sweep& sweep) {
   const Plan plan(view, sizeof(typename Sweep::scalar_type), Sweep::kCounts, options.tuning);
-  sweep.prepare(plan, options.set, options.stream);
-  parallel_for(plan.size(), plan.task_grain(), [&](int64_t first, int64_t last) {
+  sweep.prepare(plan, options, runtime);
+  runtime.parallel_for(plan.size(), plan.task_grain(), [&](int64_t first, int64_t last) {
     sweep.run(plan, first, last);
   });
   if constexpr (Sweep::kCounts.sums > 0) {
-    parallel_for(view.channels, plan.channel_grain(), [&](int64_t first, int64_t last) {
+    runtime.parallel_for(view.channels, plan.channel_grain(), [&](int64_t first, int64_t last) {
       sweep.finish(plan, first, last);
     });
   }
 }
 
 // All sweeps over the channels of a task while these are in the cache, before the next task begins.
-template <typename ParallelFor, typename... Sweeps>
+template <typename Runtime, typename... Sweeps>
 void run_by_channels(
-    const Plan& plan,
-    const RunOptions& options,
-    const ParallelFor& parallel_for,
-    Sweeps&... sweeps) {
-  (sweeps.prepare(plan, options.set, options.stream), ...);
-  parallel_for(plan.size(), plan.task_grain(), [&](int64_t first, int64_t last) {
+    const Plan& plan, const RunOptions& options, const Runtime& runtime, Sweeps&... sweeps) {
+  (sweeps.prepare(plan, options, runtime), ...);
+  runtime.parallel_for(plan.size(), plan.task_grain(), [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
       const Range channels = plan[task].channels;
       const auto run = [&](auto& sweep) {
@@ -147,15 +152,9 @@ void run_by_channels(
 }  // namespace sweep_detail
 
 // Runs sweeps over a tensor that is not empty, one after another.
-//
-// parallel_for(size, grain, body): body(first, last) on ranges that make up 0 ... size - 1, on any
-// threads; `grain` is what makes another thread worth waking.
-template <typename ParallelFor, typename... Sweeps>
+template <typename Runtime, typename... Sweeps>
 void run(
-    const ChannelView& view,
-    const RunOptions& options,
-    const ParallelFor& parallel_for,
-    Sweeps... sweeps) {
+    const ChannelView& view, const RunOptions& options, const Runtime& runtime, Sweeps... sweeps) {
   if constexpr (sizeof...(Sweeps) > 1) {
     constexpr int kElementBytes = std::max({sizeof(typename Sweeps::scalar_type)...});
     constexpr OperationCounts kLargest{
@@ -163,10 +162,10 @@ void run(
         std::max({Sweeps::kCounts.params...}), std::max({Sweeps::kCounts.sums...})};
     if (const auto plan = Plan::of_whole_channels(
             view, kElementBytes, kLargest, options.tensors, options.tuning)) {
-      return sweep_detail::run_by_channels(*plan, options, parallel_for, sweeps...);
+      return sweep_detail::run_by_channels(*plan, options, runtime, sweeps...);
     }
   }
-  (sweep_detail::run_alone(view, options, parallel_for, sweeps), ...);
+  (sweep_detail::run_alone(view, options, runtime, sweeps), ...);
 }
 
 }  // namespace torch_ext::cpu

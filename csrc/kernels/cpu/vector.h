@@ -96,7 +96,8 @@ struct Vector {
   }
 };
 
-// --- what instruction sets do differently -----------------------------------------------------------
+// --- what instruction sets do differently
+// -----------------------------------------------------------
 
 #if defined(CPU_CAPABILITY_AVX512)
 
@@ -116,8 +117,7 @@ C10_ALWAYS_INLINE Vector<double> select(
   return Vector<double>(_mm512_mask_blend_pd(where.bits, if_false.native, if_true.native));
 }
 
-C10_ALWAYS_INLINE Vector<float> multiply_add(
-    Vector<float> a, Vector<float> b, Vector<float> c) {
+C10_ALWAYS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
   return Vector<float>(_mm512_fmadd_ps(a.native, b.native, c.native));
 }
 C10_ALWAYS_INLINE Vector<double> multiply_add(
@@ -126,12 +126,10 @@ C10_ALWAYS_INLINE Vector<double> multiply_add(
 }
 
 // a + b where the mask is set, else a.
-C10_ALWAYS_INLINE Vector<float> add_where(
-    Mask<float> where, Vector<float> a, Vector<float> b) {
+C10_ALWAYS_INLINE Vector<float> add_where(Mask<float> where, Vector<float> a, Vector<float> b) {
   return Vector<float>(_mm512_mask_add_ps(a.native, where.bits, a.native, b.native));
 }
-C10_ALWAYS_INLINE Vector<double> add_where(
-    Mask<double> where, Vector<double> a, Vector<double> b) {
+C10_ALWAYS_INLINE Vector<double> add_where(Mask<double> where, Vector<double> a, Vector<double> b) {
   return Vector<double>(_mm512_mask_add_pd(a.native, where.bits, a.native, b.native));
 }
 
@@ -174,8 +172,7 @@ C10_ALWAYS_INLINE Vector<T> select(Mask<T> where, Vector<T> if_true, Vector<T> i
 
 #if defined(CPU_CAPABILITY_AVX2)
 
-C10_ALWAYS_INLINE Vector<float> multiply_add(
-    Vector<float> a, Vector<float> b, Vector<float> c) {
+C10_ALWAYS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
   return Vector<float>(_mm256_fmadd_ps(a.native, b.native, c.native));
 }
 C10_ALWAYS_INLINE Vector<double> multiply_add(
@@ -193,8 +190,8 @@ C10_ALWAYS_INLINE Vector<T> multiply_add(Vector<T> a, Vector<T> b, Vector<T> c) 
 
 #endif
 
-// The lanes where the mask is set, zero elsewhere. (By names of instructions: GCC turns the operators
-// into a blend with zero, which fewer execution units can do.)
+// The lanes where the mask is set, zero elsewhere. (By names of instructions: GCC turns the
+// operators into a blend with zero, which fewer execution units can do.)
 #if defined(CPU_CAPABILITY_AVX2)
 
 C10_ALWAYS_INLINE Vector<float> keep_where(Mask<float> where, Vector<float> a) {
@@ -230,18 +227,17 @@ C10_ALWAYS_INLINE Vector<T> add_where(Where where, Vector<T> a, Vector<T> b) {
   return a + keep_where(where, b);
 }
 
-// a * b + c where the mask is set, else c. Zeroing both factors is cheaper than a second select, and
-// 0 * 0 is 0 as surely.
+// a * b + c where the mask is set, else c. Zeroing both factors is cheaper than a second select,
+// and 0 * 0 is 0 as surely.
 template <typename Where, typename T>
-C10_ALWAYS_INLINE Vector<T> multiply_add_where(
-    Where where, Vector<T> a, Vector<T> b, Vector<T> c) {
-    return multiply_add(keep_where(where, a), keep_where(where, b), c);
+C10_ALWAYS_INLINE Vector<T> multiply_add_where(Where where, Vector<T> a, Vector<T> b, Vector<T> c) {
+  return multiply_add(keep_where(where, a), keep_where(where, b), c);
 }
 
 #endif
 
-// Stores past the caches, without reading the line first; `to` is aligned to the value's size. Where
-// there is no such store, an ordinary one.
+// Stores past the caches, without reading the line first; `to` is aligned to the value's size.
+// Where there is no such store, an ordinary one.
 #if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
 C10_ALWAYS_INLINE void stream_bytes(const Native<int64_t, 16>& value, void* to) {
   _mm_stream_si128(static_cast<__m128i*>(to), std::bit_cast<__m128i>(value));
