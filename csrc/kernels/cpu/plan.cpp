@@ -160,7 +160,9 @@ void Plan::plan_columns(const OperationCounts& counts) {
   // Join narrow rows, as many as fit but not most of a small tensor; if possible, so many that they
   // end on a whole pack.
   const int64_t width = view_.channels * view_.inner;
-  const int64_t columns = tuning_.column_bytes / bytes_per_column(counts, element_bytes_);
+  const bool in_cache = view_.numel() * element_bytes_ < tuning_.cache_bytes;
+  const int64_t columns = (in_cache ? tuning_.column_bytes_in_cache : tuning_.column_bytes) /
+                          bytes_per_column(counts, element_bytes_);
   const int64_t most_joined = std::min({view_.numel() / 32, tuning_.max_joined, columns});
   const int64_t aligned = tuning_.column_alignment / std::gcd(width, tuning_.column_alignment);
   const int64_t step = aligned * width <= most_joined ? aligned : 1;

@@ -36,7 +36,6 @@ class Planes {
   using compute_t = typename G::compute_t;
   using Values = std::array<compute_t, Op::kParams>;                    // of a channel
   using RunSums = std::array<VectorAccumulator<compute_t>, Op::kSums>;  // of a channel
-  using TailLanes = std::array<Mask<compute_t>, P::kVectors>;
 
   // Packs taken together: independent chains that keep the processor busy, four in all or, where
   // an operation has more sums, one for each.
@@ -46,10 +45,22 @@ class Planes {
   // As long as accuracy allows; without sums it only bounds the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain<compute_t> : INT64_MAX;
 
+  // How a run is taken: groups, whole packs, and elements that are no whole pack. All runs of a
+  // task are alike.
+  struct Run {
+    int64_t count;
+    int64_t groups = count / (kGroup * P::kSize);
+    int64_t whole = count / P::kSize % kGroup;
+    int64_t tail = count % P::kSize;
+    std::array<Mask<compute_t>, P::kVectors> tail_lanes = P::lanes(P::kSize - tail, P::kSize);
+
+    explicit Run(int64_t elements) : count(elements) {}
+  };
+
   void run(const Task& task) const {
     const int64_t channels = task.channels.size();
     const int64_t inner = plan_.view().inner;
-    const int64_t count = task.inner.size();
+    const Run shape(task.inner.size());
     Scratch scratch(Scratch::size<Values>(channels) + Scratch::size<RunSums>(channels));
     Values* const values = scratch.take<Values>(channels);
     RunSums* const sums = scratch.take<RunSums>(channels);
@@ -59,14 +70,12 @@ class Planes {
       sums[c] = {};
     }
     const typename G::Tensors tensors = tensors_;  // in registers: a SIMD store may alias memory
-    const int64_t tail = count % P::kSize;
-    const TailLanes tail_lanes = P::lanes(P::kSize - tail, P::kSize);
     for (int64_t row = task.rows.first; row < task.rows.last; ++row) {
       const int64_t run = row * plan_.view().channels + task.channels.first;
       for (int64_t c = 0; c < channels; ++c) {
         Params params;
         unrolled<Op::kParams>(TORCH_EXT_UNROLLED(p) { params[p] = V(values[c][p]); });
-        run_of(tensors, (run + c) * inner + task.inner.first, count, params, tail_lanes, sums[c]);
+        run_of(tensors, (run + c) * inner + task.inner.first, shape, params, sums[c]);
       }
     }
     for (int64_t c = 0; c < channels; ++c) {
@@ -86,32 +95,37 @@ class Planes {
   C10_ALWAYS_INLINE static void run_of(
       const typename G::Tensors& tensors,
       int64_t offset,
-      int64_t count,
+      const Run& run,
       const Params& params,
-      const TailLanes& tail_lanes,
       RunSums& sums) {
-    int64_t left = count;
     std::array<Chains, kGroup> chains{};
-    while (left >= kGroup * P::kSize) {
-      const int64_t rounds = std::min<int64_t>(kRounds, left / (kGroup * P::kSize));
+    for (int64_t left = run.groups; left > 0;) {
+      const int64_t rounds = std::min<int64_t>(kRounds, left);
       for (int64_t round = 0; round < rounds; ++round) {
-        group<kGroup, kGroup>(tensors, offset, 0, params, tail_lanes, chains);
+        group<kGroup, kGroup>(tensors, offset, run, params, chains);
         offset += kGroup * P::kSize;
       }
-      left -= rounds * kGroup * P::kSize;
-      if (left >= kGroup * P::kSize) {
+      left -= rounds;
+      if (left > 0) {
         add(chains, sums);
         chains = {};
       }
     }
-    // What is left is less than a group: some whole packs, and one that reaches back. It adds one
-    // more term to the chains.
-    if (count < P::kSize) {
-      G::run_part(tensors, offset, left, [&](auto) -> const Params& { return params; }, chains[0]);
-    } else if (left > 0) {
-      typename G::Tensors to_cache = tensors;
-      to_cache.bypass_caches = false;
-      rest<0>(to_cache, offset, left, params, tail_lanes, chains);
+    // What is left is less than a group. It adds one more term to the chains.
+    typename G::Tensors to_cache = tensors;
+    to_cache.bypass_caches = false;
+    switch (run.whole) {
+      case 0:
+        rest<0>(to_cache, offset, run, params, chains);
+        break;
+      case 1:
+        rest<1>(to_cache, offset, run, params, chains);
+        break;
+      case 2:
+        rest<2>(to_cache, offset, run, params, chains);
+        break;
+      default:
+        rest<3>(to_cache, offset, run, params, chains);
     }
     add(chains, sums);
   }
@@ -120,35 +134,33 @@ class Planes {
   C10_ALWAYS_INLINE static void rest(
       const typename G::Tensors& tensors,
       int64_t offset,
-      int64_t left,
+      const Run& run,
       const Params& params,
-      const TailLanes& tail_lanes,
       std::array<Chains, kGroup>& chains) {
-    if constexpr (kWhole + 1 < kGroup) {
-      if (left >= (kWhole + 1) * P::kSize) {
-        return rest<kWhole + 1>(tensors, offset, left, params, tail_lanes, chains);
+    if constexpr (kWhole < kGroup) {
+      if (run.tail == 0) {
+        group<kWhole, kWhole>(tensors, offset, run, params, chains);
+      } else if (run.count > P::kSize) {
+        group<kWhole + 1, kWhole>(tensors, offset, run, params, chains);
+      } else {
+        G::run_part(
+            tensors, offset, run.tail, [&](auto) -> const Params& { return params; }, chains[0]);
       }
-    }
-    if (left == kWhole * P::kSize) {
-      group<kWhole, kWhole>(tensors, offset, 0, params, tail_lanes, chains);
-    } else {
-      group<kWhole + 1, kWhole>(tensors, offset, left, params, tail_lanes, chains);
     }
   }
 
-  // kWhole packs from `offset` on, and, if that is not all of kPacks, one that ends `left` elements
-  // behind it. Writing elements again changes nothing; terms are taken of the new ones.
+  // kWhole packs from `offset` on, and, if that is not all of kPacks, one that reaches back from
+  // the run's end. Writing elements again changes nothing; terms are taken of the new ones.
   template <size_t kPacks, int64_t kWhole>
   C10_ALWAYS_INLINE static void group(
       const typename G::Tensors& tensors,
       int64_t offset,
-      int64_t left,
+      const Run& run,
       const Params& params,
-      const TailLanes& tail_lanes,
       std::array<Chains, kGroup>& chains) {
     std::array<int64_t, kPacks> offsets;
     unrolled<kPacks>(TORCH_EXT_UNROLLED(p) {
-      offsets[p] = offset + (p < kWhole ? p * P::kSize : left - P::kSize);
+      offsets[p] = offset + p * P::kSize - (p < kWhole ? 0 : P::kSize - run.tail);
     });
     G::run(
         tensors, offsets, [&](auto, auto) -> const Params& { return params; },
@@ -157,7 +169,7 @@ class Planes {
           if constexpr (p < kWhole) {
             return kAllLanes;
           } else {
-            return tail_lanes;
+            return run.tail_lanes;
           }
         });
   }

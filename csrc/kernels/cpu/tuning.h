@@ -21,15 +21,16 @@ struct Tuning {
   int64_t max_plane_channels = 128;  // running sums a task keeps at hand
   int64_t min_chunk = 4096;          // neighbours to touch before jumping to the next row
   // Columns.
-  int64_t column_bytes = 32768;   // of params and sums that a task keeps at hand
-  int64_t max_joined = 960;       // columns of narrow rows that are joined
-  int64_t column_alignment = 16;  // elements of the widest pack that matter
+  int64_t column_bytes = 64 << 10;           // of params and sums that a task keeps at hand, ...
+  int64_t column_bytes_in_cache = 32 << 10;  // ... and where memory is not the limit
+  int64_t max_joined = 960;                  // columns of narrow rows that are joined
+  int64_t column_alignment = 16;             // elements of the widest pack that matter
   int64_t min_sum_rows = 64;
   // Memory, in bytes.
   int64_t cache_line = 64;
-  int64_t bypass_bytes = 32 << 20;  // a result of more would empty the caches
-  int64_t whole_channel_bytes = 512
-                                << 10;  // of a task's tensors that stay in the second-level cache
+  int64_t cache_bytes = 8 << 20;            // a tensor of more is not found in caches
+  int64_t bypass_bytes = 32 << 20;          // a result of more would empty the caches
+  int64_t whole_channel_bytes = 512 << 10;  // a task's tensors that stay in the second-level cache
 };
 
 inline constexpr Tuning kTuning{};
