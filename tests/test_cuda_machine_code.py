@@ -100,6 +100,13 @@ def test_denormals_are_kept(kernels, ptx):
 
 
 @in_the_library
+def test_products_are_fused_into_sums_and_nowhere_else(kernels):
+    """Outputs are rounded as written, whatever the compiler could contract."""
+    for kernel in kernels:
+        assert (kernel.count(r"[FD]FMA") > 0) == ("PreluBackward" in kernel.arguments), str(kernel)
+
+
+@in_the_library
 def test_every_traversal_keeps_four_wide_loads_in_flight(kernels):
     """128 bits each, all of them ahead of the first wide store; results leave as wide."""
     traversals = [kernel for kernel in kernels if kernel.name.startswith("run_")]

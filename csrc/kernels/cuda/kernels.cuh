@@ -27,6 +27,7 @@ inline constexpr int kMaxThreads = max_threads(counts_of<Op>());
 template <typename Op, typename compute_t, int kColumns, int kChannels>
 using TaskSums = BlockSums<compute_t, compute_t, Op::kSums, kColumns, kMaxThreads<Op>, kChannels>;
 
+// A thread's packs, one visit after the other; its sums.
 template <
     typename Op,
     bool kShifted,
@@ -196,7 +197,7 @@ template <typename Step, typename partial_t>
 __global__ void __launch_bounds__(kMaxFinishThreads)
     finish_sums(const FinishPlan plan, const partial_t* partials, const Step step) {
   constexpr int kSums = Step::kSums;
-  constexpr int kSplits = 8 / kSums;  // loads in flight: about eight
+  [[maybe_unused]] constexpr int kSplits = 8 / kSums;  // with about eight loads in flight
   using Block =
       BlockSums<partial_t, double, kSums, kMaxFinishThreads, kMaxFinishThreads, kMaxFinishThreads>;
   static_assert(sizeof(Block) <= kMaxSharedBytes);
