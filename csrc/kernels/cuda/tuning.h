@@ -63,8 +63,8 @@ constexpr int max_threads(const OperationCounts& counts) {
 }
 
 // Blocks of that size that the registers of an SM have to hold at once: 128 registers for a thread
-// of 256. nvcc 13.0 gives PReLU at most 95 on sm_90, a made-up operation of two inputs, six params
-// and three sums at most 194 for 16-bit data (128 threads), and nothing spills.
+// of 256. nvcc 13.0 gives what is shipped at most 95 on sm_90, and a made-up operation of two
+// inputs, six params and three sums 194 for 16-bit data (128 threads); nothing spills.
 inline constexpr int kMinBlocks = 2;
 
 // Packs of one visit, of each input: four, or what eight 128-bit loads in flight allow. (Where a
