@@ -1,10 +1,12 @@
 """What nvcc made of the CUDA kernels, in the library as it was built: needs no GPU."""
 
 import re
+from pathlib import Path
 
 import cuda_machine_code as machine_code
 import pytest
-from installed import LIBRARY, output_of
+import torch
+from installed import LIBRARY, REPOSITORY, output_of
 
 import torch_ext
 
@@ -220,6 +222,49 @@ def test_planted_local_memory_and_flushing_are_found(planted):
     stack = {name for name, kernel in kernels.items() if kernel.stack > 0}
     assert local == stack == {"local_memory"}
     assert {name for name in kernels if kernels[name].count(FLUSHES)} == {"flushing"}
+
+
+# ---- Any operation -------------------------------------------------------------------------------
+
+# Two inputs, an output, six params, three sums: as many as the engine promises to take.
+EVERYTHING = r"""
+#include <c10/util/BFloat16.h>
+#include "kernels/cuda/run.cuh"
+#include "operations.h"
+
+namespace torch_ext::cuda {
+using testing_operations::Everything;
+
+template <typename scalar_t>
+void run_everything(const LaunchPlan& plan, const Operands<Everything, scalar_t>& data) {
+  run_plan(Work{}, plan, data, StoreSums<scalar_t, Everything::kSums>{}, [](const auto&...) {});
+}
+template void run_everything(const LaunchPlan&, const Operands<Everything, double>&);
+template void run_everything(const LaunchPlan&, const Operands<Everything, c10::BFloat16>&);
+}  // namespace torch_ext::cuda
+"""
+
+
+def test_an_operation_of_the_promised_counts_fits_into_registers(tmp_path):
+    (tmp_path / "everything.cu").write_text(EVERYTHING)
+    includes = [
+        REPOSITORY / "csrc",
+        REPOSITORY / "tests/cpp",
+        Path(torch.__file__).parent / "include",
+    ]
+    binary = tmp_path / "everything.fatbin"
+    output_of(
+        *(machine_code.cuda_tool("nvcc"), "-fatbin", "-std=c++20", tmp_path / "everything.cu"),
+        *("--expt-relaxed-constexpr", "-fmad=false", "-arch=sm_90", "-o", binary),
+        *(f"-I{folder}" for folder in includes),
+    )
+    kernels = machine_code.kernels_of(binary)
+    assert len(kernels) == 2 * (2 * 2 + 1)
+    for kernel in kernels:
+        assert (kernel.stack, kernel.local) == (0, 0), str(kernel)
+
+
+# ---- The table of registers ---------------------------------------------------------------------
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):

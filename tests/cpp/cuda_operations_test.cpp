@@ -85,6 +85,8 @@ TYPED_TEST(Operations, TailsAndMisalignment) {
     EXPECT_GT(seen.planes, 2);
     EXPECT_GT(seen.columns, 2);
     EXPECT_EQ(seen.shifted > 2, Op::kInputs + Op::kOutputs > 1);
+    EXPECT_GT(seen.positive, 100);
+    EXPECT_EQ(seen.negative > 100, !(std::is_same_v<Op, Moments>));  // it has no sides
   });
 }
 
