@@ -15,9 +15,6 @@
 namespace torch_ext::cuda {
 namespace {
 
-using Half = c10::Half;
-using BFloat16 = c10::BFloat16;
-
 const Case kLayouts[] = {
     // Planes: aligned, odd, smaller than a block, shared, one.
     {{2, 3, 512}},
@@ -67,8 +64,7 @@ const Case kLayouts[] = {
 
 template <typename T>
 class Layouts : public testing::Test {};
-using Types = testing::Types<double, float, Half, BFloat16>;
-TYPED_TEST_SUITE(Layouts, Types);
+TYPED_TEST_SUITE(Layouts, TestedTypes);
 
 TYPED_TEST(Layouts, AllPaths) {
   using scalar_t = TypeParam;
@@ -156,10 +152,10 @@ TYPED_TEST(Layouts, ConstantData) {
 // Every special value against every other, in x, g and weight.
 TYPED_TEST(Layouts, SpecialValues) {
   using scalar_t = TypeParam;
-  const double tiny = std::is_same_v<scalar_t, double>     ? 0x1p-1074
-                      : std::is_same_v<scalar_t, Half>     ? 0x1p-24
-                      : std::is_same_v<scalar_t, BFloat16> ? 0x1p-133
-                                                           : 0x1p-149;
+  const double tiny = std::is_same_v<scalar_t, double>          ? 0x1p-1074
+                      : std::is_same_v<scalar_t, c10::Half>     ? 0x1p-24
+                      : std::is_same_v<scalar_t, c10::BFloat16> ? 0x1p-133
+                                                                : 0x1p-149;
   const std::array values{0.0, -0.0, kInf, -kInf, kNaN, 1.0, -1.0, tiny, -tiny, -0.75};
   const int64_t count = values.size();
   const int64_t pairs = count * count;

@@ -27,8 +27,7 @@ void for_each_operation(const Check& check) {
 
 template <typename T>
 class Operations : public testing::Test {};
-using Types = testing::Types<double, float, c10::Half, c10::BFloat16>;
-TYPED_TEST_SUITE(Operations, Types);
+TYPED_TEST_SUITE(Operations, TestedTypes);
 
 TYPED_TEST(Operations, AllPaths) {
   using scalar_t = TypeParam;

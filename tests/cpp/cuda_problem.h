@@ -25,7 +25,14 @@
 #include <type_traits>
 #include <vector>
 
+// The types of data that are tested. Where a compiler takes long, under sanitizers, it gets fewer.
+#ifndef CUDA_TESTED_TYPES
+#define CUDA_TESTED_TYPES double, float, c10::Half, c10::BFloat16
+#endif
+
 namespace torch_ext::cuda {
+
+using TestedTypes = testing::Types<CUDA_TESTED_TYPES>;
 
 inline constexpr double kInf = std::numeric_limits<double>::infinity();
 inline constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();

@@ -19,8 +19,7 @@ using namespace testing_operations;
 
 template <typename T>
 class Steps : public testing::Test {};
-using Types = testing::Types<double, float, c10::Half, c10::BFloat16>;
-TYPED_TEST_SUITE(Steps, Types);
+TYPED_TEST_SUITE(Steps, TestedTypes);
 
 // A step that makes params of sums: the mean, and one divided by the deviation.
 template <typename compute_t>

@@ -65,6 +65,16 @@ inline const Gpu& current_gpu(const void* any_kernel) {
   return answers[index];
 }
 
+// What run.cuh takes to start a kernel.
+inline constexpr auto kLaunch = [](auto kernel, const Grid& grid, const auto&... arguments) {
+  launch(kernel, grid, arguments...);
+};
+
+// Memory for the current stream's kernels, until the pointer is gone.
+inline c10::DataPtr workspace(int64_t bytes) {
+  return c10::cuda::CUDACachingAllocator::get()->allocate(static_cast<size_t>(bytes));
+}
+
 // Runs the operation on every element, and the step on every channel's sums. For at least one
 // element.
 template <typename Op, typename scalar_t, typename Step = NoStep>
@@ -73,14 +83,18 @@ void run(const ChannelView& view, Operands<Op, scalar_t> data, const Step& step 
   const Gpu& gpu = current_gpu(any_kernel);
   const Work work = align(data, view);
   const LaunchPlan plan = plan_launch(work, tuning_of(gpu.arch), gpu.device);
-  c10::DataPtr workspace;
+  c10::DataPtr partials;
   if (plan.has_second_kernel()) {
-    workspace = c10::cuda::CUDACachingAllocator::get()->allocate(plan.workspace_bytes);
-    data.partials = static_cast<compute_type<scalar_t>*>(workspace.get());
+    partials = workspace(plan.workspace_bytes);
+    data.partials = static_cast<compute_type<scalar_t>*>(partials.get());
   }
-  run_plan(work, plan, data, step, [](auto kernel, const Grid& grid, const auto&... arguments) {
-    launch(kernel, grid, arguments...);
-  });
+  run_plan(work, plan, data, step, kLaunch);
+}
+
+// Adds totals of each channel over the channels, for values that all of them share: see run.cuh.
+template <typename Step>
+void run_shared(const double* totals, int64_t channels, const Step& step) {
+  run_shared(totals, channels, step, kLaunch);
 }
 
 }  // namespace torch_ext::cuda
