@@ -1,9 +1,5 @@
 // What was chosen for speed on a GPU, with the reason beside it; whatever stands here, the results
 // are right. Knows no CUDA.
-//
-// Nothing of it has been measured on a GPU yet: the values come from bytes in flight, from the
-// registers that nvcc 13.0 gave the kernels (tests/cuda_registers.txt), and from what others
-// publish.
 #pragma once
 
 #include <cstdint>
@@ -12,31 +8,31 @@
 
 namespace torch_ext::cuda {
 
-// ---- Chosen when a kernel is launched, by the GPU
-// -------------------------------------------------
-
+// Chosen when a kernel is launched, by the GPU. None of it has been measured on one.
 struct Tuning {
-  int arch;              // compute capability * 10; a row holds from this one to the next
-  int threads;           // of a block; at most max_threads()
-  int resident_threads;  // per SM that registers allow, in round figures
-  int waves;             // blocks wanted, in multiples of what is resident at once
-  int packs_per_thread;  // at least so many for each split of a sum, ...
-  int packs_unsplit;     // ... and up to so many without a second kernel
-  int cluster;           // most blocks of a cluster, a power of two up to the portable 8; 1: none
-  int run_bytes;         // longest run of a channel that is traversed by columns
+  // Compute capability * 10; a row of the table holds from this one to the next.
+  int arch;
+  // Of a block; at most max_threads(). Wide, because a segment of columns is as wide as a block.
+  int threads;
+  // Threads of an SM that registers allow: 65,536 at about 80 for each.
+  int resident_threads;
+  // Blocks wanted, in multiples of what is resident at once, so that fast and slow ones even out.
+  int waves;
+  // At least so many packs for each thread and split of a sum: 4 of them are 16 KiB of each input,
+  // read for each partial of a channel that is written.
+  int packs_per_thread;
+  // Up to so many without a second kernel, which costs a launch. 64 of them are 256 KiB of each
+  // input for a block, 2 MiB for a cluster of eight.
+  int packs_unsplit;
+  // Most blocks of a cluster, a power of two up to the portable 8; 1: the GPU has no clusters.
+  int cluster;
+  // Longest run of a channel that is traversed by columns. 512 bytes give each thread of a warp one
+  // pack; longer runs keep it busy as planes.
+  int run_bytes;
 };
 
-// Not measured on a GPU:
-//   threads           a column traversal wants wide blocks: a segment is as wide as one
-//   resident_threads  65,536 registers at 80 for each thread, in whole blocks
-//   waves             the last wave, perhaps almost empty, costs at most a fifth
-//   packs_per_thread  a split reads 16 or more KiB of each input for each partial that it writes
-//   packs_unsplit     what a block (of a cluster of eight: 8 MiB of float32) sums in the time that
-//   a
-//                     second launch takes, some 3 us
-//   run_bytes         a run of 512 bytes keeps a warp busy once; longer ones are planes
 inline constexpr Tuning kTuning[] = {
-    {0, 256, 768, 4, 8, 16, 1, 512},    // Turing, Ampere, Ada: no clusters
+    {0, 256, 768, 4, 8, 16, 1, 512},    // Turing, Ampere, Ada
     {90, 256, 768, 4, 4, 64, 8, 512},   // Hopper
     {100, 256, 768, 4, 4, 64, 8, 512},  // Blackwell: as Hopper
 };
@@ -49,8 +45,7 @@ constexpr Tuning tuning_of(int arch) {
   return found;
 }
 
-// ---- Compiled into the kernels, by the operation
-// --------------------------------------------------
+// What follows is compiled into the kernels, by the operation's counts.
 
 inline constexpr int kWarp = 32;
 
