@@ -14,6 +14,7 @@ from pathlib import Path
 from installed import LIBRARY, output_of, tool
 
 ELEMENT_TYPES = ("double", "float", "c10::Half", "c10::BFloat16")
+_ELEMENT = re.compile(r"c10::\w+|\b(?:double|float)\b")
 FLOATS = r"(?:B?F16|F32|F64)"
 REGISTERS = Path(__file__).parent / "cuda_registers.txt"
 GRANTED = 8  # registers that the hardware hands out together
@@ -24,7 +25,7 @@ class Kernel:
     """One kernel on one architecture."""
 
     arch: str  # "sm_90"
-    name: str  # "walk_planes"
+    name: str  # "run_planes"
     arguments: list[str]  # of the template
     registers: int
     stack: int  # bytes of a thread
@@ -33,13 +34,20 @@ class Kernel:
 
     @property
     def family(self):
-        """What it is called whatever the elements are: walk_planes<PreluForward,false>."""
-        arguments = [word for word in self.arguments if word not in ELEMENT_TYPES]
+        """What it is called whatever the elements are: run_planes<PreluForward,false>.
+
+        Without the step that follows its sums, too, which has the elements' type in its name.
+        """
+        arguments = [
+            word for word in self.arguments if word != "NoStep" and not _ELEMENT.search(word)
+        ]
         return f"{self.name}<{','.join(arguments)}>" if arguments else self.name
 
     @property
     def element_type(self):
-        return next((word for word in self.arguments if word in ELEMENT_TYPES), None)
+        """Its own, or that of its step: finish_sums<StoreSums<c10::Half, 1>, float>."""
+        found = _ELEMENT.search(" ".join(self.arguments))
+        return found and found[0]
 
     def __str__(self):
         return f"{self.arch} {self.name}<{', '.join(self.arguments)}>"
@@ -120,7 +128,7 @@ def _demangled(symbols):
 
 
 def _name_and_arguments(demangled):
-    """void a::walk<a::Op<true>, false, float>(int) -> "walk", ["Op<true>", "false", "float"]"""
+    """void a::run<a::Op<true>, false, float>(int) -> "run", ["Op<true>", "false", "float"]"""
     head = re.sub(r"torch_ext::(\w+::)?", "", demangled.removeprefix("void "))
     name = re.match(r"\w+", head)[0]
     arguments, depth, word = [], 0, ""

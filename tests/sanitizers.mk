@@ -74,11 +74,11 @@ tsan: export TSAN_OPTIONS := ignore_noninstrumented_modules=1:halt_on_error=1:su
 tsan: export OMP_NUM_THREADS := 1
 tsan: system environment
 	$(call configure,$(TSAN),thread)
-	cmake --build $(TSAN) --target canary prelu_threads_test channelwise_test $(if $(FULL),channelwise_cuda_test)
+	cmake --build $(TSAN) --target canary prelu_threads_test channelwise_test $(if $(FULL),cuda_engine_test)
 	$(MUST_FAIL) "ThreadSanitizer: data race" $(TSAN)/tests/cpp/canary race
 	TORCH_EXT_TEST_ROUNDS=$(TSAN_ROUNDS) $(TSAN)/tests/cpp/prelu_threads_test --gtest_brief=1
 	$(TSAN)/tests/cpp/channelwise_test --gtest_brief=1 --gtest_filter='*.TasksMayRunAtOnce'
-	$(if $(FULL),$(TSAN)/tests/cpp/channelwise_cuda_test --gtest_brief=1)
+	$(if $(FULL),$(TSAN)/tests/cpp/cuda_engine_test --gtest_brief=1)
 
 # --- leaks, uninitialised memory ---------------------------------------------------------------------------
 

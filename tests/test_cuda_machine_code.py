@@ -1,10 +1,12 @@
 """What nvcc made of the CUDA kernels, in the library as it was built: needs no GPU."""
 
 import re
+from pathlib import Path
 
 import cuda_machine_code as machine_code
 import pytest
-from installed import LIBRARY, output_of
+import torch
+from installed import LIBRARY, REPOSITORY, output_of
 
 import torch_ext
 
@@ -48,8 +50,8 @@ def test_every_architecture_that_was_asked_for_is_there():
 
 @in_the_library
 @pytest.mark.parametrize("element", machine_code.ELEMENT_TYPES)
-def test_every_walk_has_its_kernels(kernels, element):
-    operations = ("PreluForward", "PreluBackward<false>", "PreluBackward<true>")
+def test_every_operation_has_its_kernels(kernels, element):
+    operations = ("PreluForward", "PreluBackward", "WithoutSums<PreluBackward>")
     for arch in architectures()[0]:
         found = {
             (kernel.name, *kernel.arguments[:2])
@@ -58,9 +60,16 @@ def test_every_walk_has_its_kernels(kernels, element):
         }
         for operation in operations:
             for shifted in ("false", "true"):
-                assert ("walk_planes", operation, shifted) in found
-                assert ("walk_columns", operation, shifted) in found
+                assert ("run_planes", operation, shifted) in found
+                assert ("run_columns", operation, shifted) in found
         assert "finish_sums" in {name for name, *_ in found}
+
+
+@in_the_library
+def test_no_kernel_is_there_that_nobody_needs(kernels):
+    """Four types, three operations, two traversals, shifted or not; and the four that finish sums."""
+    for arch in architectures()[0]:
+        assert sum(kernel.arch == arch for kernel in kernels) == 4 * 3 * 2 * 2 + 4
 
 
 # ---- What it is made of ------------------------------------------------------------------------
@@ -93,11 +102,18 @@ def test_denormals_are_kept(kernels, ptx):
 
 
 @in_the_library
-def test_every_walk_keeps_four_wide_loads_in_flight(kernels):
+def test_products_are_fused_into_sums_and_nowhere_else(kernels):
+    """Outputs are rounded as written, whatever the compiler could contract."""
+    for kernel in kernels:
+        assert (kernel.count(r"[FD]FMA") > 0) == ("PreluBackward" in kernel.arguments), str(kernel)
+
+
+@in_the_library
+def test_every_traversal_keeps_four_wide_loads_in_flight(kernels):
     """128 bits each, all of them ahead of the first wide store; results leave as wide."""
-    walks = [kernel for kernel in kernels if kernel.name.startswith("walk_")]
-    assert walks
-    for kernel in walks:
+    traversals = [kernel for kernel in kernels if kernel.name.startswith("run_")]
+    assert traversals
+    for kernel in traversals:
         instructions = kernel.instructions
         stores = [i for i, name in enumerate(instructions) if re.match(WIDE_STORE, name)]
         assert len(stores) >= 2, str(kernel)
@@ -108,7 +124,7 @@ def test_every_walk_keeps_four_wide_loads_in_flight(kernels):
 @in_the_library
 def test_code_without_clusters_ends_with_an_error_where_one_is_launched(kernels):
     """It would add up a part of the sums; the launch plan is right about the device, or nothing is."""
-    sums = [kernel for kernel in kernels if "PreluBackward<true>" in kernel.arguments]
+    sums = [kernel for kernel in kernels if "PreluBackward" in kernel.arguments]
     assert sums
     for kernel in sums:
         has_clusters = int(re.match(r"sm_(\d+)", kernel.arch)[1]) >= 90
@@ -208,11 +224,54 @@ def test_planted_local_memory_and_flushing_are_found(planted):
     assert {name for name in kernels if kernels[name].count(FLUSHES)} == {"flushing"}
 
 
+# ---- Any operation -------------------------------------------------------------------------------
+
+# Two inputs, an output, six params, three sums: as many as the engine promises to take.
+EVERYTHING = r"""
+#include <c10/util/BFloat16.h>
+#include "kernels/cuda/run.cuh"
+#include "operations.h"
+
+namespace torch_ext::cuda {
+using testing_operations::Everything;
+
+template <typename scalar_t>
+void run_everything(const LaunchPlan& plan, const Operands<Everything, scalar_t>& data) {
+  run_plan(Work{}, plan, data, StoreSums<scalar_t, Everything::kSums>{}, [](const auto&...) {});
+}
+template void run_everything(const LaunchPlan&, const Operands<Everything, double>&);
+template void run_everything(const LaunchPlan&, const Operands<Everything, c10::BFloat16>&);
+}  // namespace torch_ext::cuda
+"""
+
+
+def test_an_operation_of_the_promised_counts_fits_into_registers(tmp_path):
+    (tmp_path / "everything.cu").write_text(EVERYTHING)
+    includes = [
+        REPOSITORY / "csrc",
+        REPOSITORY / "tests/cpp",
+        Path(torch.__file__).parent / "include",
+    ]
+    binary = tmp_path / "everything.fatbin"
+    output_of(
+        *(machine_code.cuda_tool("nvcc"), "-fatbin", "-std=c++20", tmp_path / "everything.cu"),
+        *("--expt-relaxed-constexpr", "-fmad=false", "-arch=sm_90", "-o", binary),
+        *(f"-I{folder}" for folder in includes),
+    )
+    kernels = machine_code.kernels_of(binary)
+    assert len(kernels) == 2 * (2 * 2 + 1)
+    for kernel in kernels:
+        assert (kernel.stack, kernel.local) == (0, 0), str(kernel)
+
+
+# ---- The table of registers ---------------------------------------------------------------------
+
+
 def test_a_table_is_read_as_it_was_written(tmp_path):
-    use = {"walk<A<true>,false>": {"sm_90": 57, "sm_100": 64}, "sum": {"sm_90": 8, "sm_100": 9}}
+    use = {"run<A<true>,false>": {"sm_90": 57, "sm_100": 64}, "sum": {"sm_90": 8, "sm_100": 9}}
     path = tmp_path / "table.txt"
     path.write_text(f"{machine_code.HEADER}\n{machine_code.table(use)}\n")
     assert machine_code.read_table(path) == {
-        "walk<A<true>,false>": {"sm_90": 64, "sm_100": 64},
+        "run<A<true>,false>": {"sm_90": 64, "sm_100": 64},
         "sum": {"sm_90": 8, "sm_100": 16},
     }

@@ -8,7 +8,7 @@ from gpu import __main__ as session
 from gpu import results, table
 from gpu.results import Record, StageResult
 
-SOURCES = {"csrc/kernels/cuda/walk.h": "1234"}
+SOURCES = {"csrc/kernels/cuda/traversal.h": "1234"}
 
 
 def _record(gpu="NVIDIA H200", sources=None, **fields):

@@ -99,10 +99,10 @@ def test_a_tool_that_overlooks_the_canary_is_a_failure(status, tool, told, monke
 
 @pytest.mark.parametrize("status", (86, 1, 139))
 def test_an_error_in_our_kernels_or_a_crash_is_a_failure(status, tool, told, monkeypatch):
-    tool(kernels=(status, "========= Race reported between Write access at walk_planes"))
+    tool(kernels=(status, "========= Race reported between Write access at run_planes"))
     assert _main(monkeypatch) == 1
     (_, (result, reason)) = told()
-    assert result == "failed" and "walk_planes" in reason
+    assert result == "failed" and "run_planes" in reason
 
 
 def test_a_run_without_a_summary_is_a_failure(tool, told, monkeypatch):

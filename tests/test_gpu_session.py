@@ -15,7 +15,7 @@ from gpu import __main__ as session
 from gpu import events, results, runner, stages
 from gpu.results import Record, StageResult
 
-SOURCES = {"csrc/kernels/cuda/walk.h": "1234"}
+SOURCES = {"csrc/kernels/cuda/traversal.h": "1234"}
 
 
 def _stage(name, code, limit=60.0, **options):

@@ -73,9 +73,9 @@ def test_a_target_that_was_missed_is_part_of_the_line():
 
 def test_the_sources_are_those_that_a_gpu_executes():
     files = set(results.source_hashes())
-    walkers = {f"csrc/kernels/cuda/{path.name}" for path in (ROOT / "csrc/kernels/cuda").iterdir()}
-    assert walkers < files
-    assert {"csrc/ops/prelu_cuda.cu", "csrc/kernels/prelu_math.h"} < files
+    engine = {f"csrc/kernels/cuda/{path.name}" for path in (ROOT / "csrc/kernels/cuda").iterdir()}
+    assert engine < files
+    assert {"csrc/ops/prelu_cuda.cu", "csrc/kernels/prelu.h"} < files
     assert not any("cpu/" in file for file in files)
 
 
@@ -90,12 +90,12 @@ def test_code_changes_the_hash_and_a_comment_does_not(tmp_path):
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     before = results.source_hashes(tmp_path)
     assert before == results.source_hashes()
-    file = tmp_path / "csrc/kernels/prelu_math.h"
+    file = tmp_path / "csrc/kernels/prelu.h"
     file.write_text("// another comment\n" + file.read_text().replace("\n", "\n\n"))
     assert results.source_hashes(tmp_path) == before
     file.write_text(file.read_text() + "int changed;\n")
     after = results.source_hashes(tmp_path)
-    assert {name for name in after if after[name] != before[name]} == {"csrc/kernels/prelu_math.h"}
+    assert {name for name in after if after[name] != before[name]} == {"csrc/kernels/prelu.h"}
 
 
 # ---- This tree -----------------------------------------------------------------------------------

@@ -178,11 +178,11 @@ def test_kernels_belong_to_the_range_in_which_they_began():
         _event("counted: ours", 1000 * us, 500 * us, cuda=False),
         _event("counted: ours", 1010 * us, 400 * us, cuda=True),  # the device's line
         _event("aten::empty", 1001 * us, 1 * us, cuda=False),
-        _event("walk_planes", 1100 * us, 50 * us, cuda=True),
+        _event("run_planes", 1100 * us, 50 * us, cuda=True),
         _event("counted: stock", 4000 * us, 500 * us, cuda=False),
         _event("Memset (Device)", 4010 * us, 1 * us, cuda=True),
         _event("reduce", 4100 * us, 50 * us, cuda=True),
         _event("flush", 9000 * us, 50 * us, cuda=True),
     ]
     found = timing.by_range(events)
-    assert found == {"ours": ["walk_planes"], "stock": ["Memset (Device)", "reduce"]}
+    assert found == {"ours": ["run_planes"], "stock": ["Memset (Device)", "reduce"]}

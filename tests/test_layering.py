@@ -10,7 +10,11 @@ SOURCES = (".h", ".hpp", ".cuh", ".cpp", ".cc", ".cu", ".in")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*(?:include|import)[ \t]*[<"]([^>"]+)[>"]', re.MULTILINE)
 
 TORCH = re.compile(r"(ATen|torch|c10|caffe2)/")
-VECTORS_AND_NUMBERS = re.compile(r"ATen/cpu/vec/|c10/util/(Half|BFloat16)(-\w+)?\.h$")
+VECTORS_AND_NUMBERS = re.compile(
+    r"ATen/cpu/vec/|c10/util/(Half|BFloat16)(-\w+)?\.h$|c10/macros/Macros\.h$"
+)
+# The one file of the kernels that starts them: on PyTorch's stream, with its allocator.
+LAUNCH = ("kernels/cuda/launch.cuh", re.compile(r"c10/cuda/"))
 PYTHON = re.compile(
     r"(Python\.h|pybind11/|torch/extension\.h|torch/python\.h|torch/csrc/(utils/)?py)"
 )
@@ -27,7 +31,11 @@ RULES = {
     ),
     "kernels": (
         (
-            lambda path, name: TORCH.match(name) and not VECTORS_AND_NUMBERS.match(name),
+            lambda path, name: (
+                TORCH.match(name)
+                and not VECTORS_AND_NUMBERS.match(name)
+                and not (str(path) == LAUNCH[0] and LAUNCH[1].match(name))
+            ),
             "kernels know no tensors: of PyTorch only its vectors and number types",
         ),
         (lambda path, name: re.match(r"(ops|python|torch_ext)/", name), "includes point down only"),
@@ -98,6 +106,9 @@ BAD_INCLUDES = (
     ("kernels/cpu/x.h", "#include <ATen/core/Tensor.h>"),
     ("kernels/cpu/x.cpp", "#include <torch/library.h>"),
     ("kernels/cuda/x.cuh", "#include <c10/cuda/CUDAStream.h>"),
+    ("kernels/cpu/launch.cuh", "#include <c10/cuda/CUDAStream.h>"),
+    ("kernels/cuda/launch.cuh", "#include <c10/core/ScalarType.h>"),
+    ("kernels/cuda/launch.cuh", "#include <ATen/cuda/CUDAContext.h>"),
     ("kernels/x.h", "#  include <ATen/Parallel.h>"),
     ("kernels/x.h", '#include "ops/prelu_args.h"'),
     ("kernels/cpu/x.h", '#include "../../ops/prelu_args.h"'),
@@ -123,7 +134,9 @@ GOOD_INCLUDES = (
         '#include "kernels/channel_view.h"\n// #include <ATen/x.h>\n/* #include <torch/all.h> */',
     ),
     ("kernels/cuda/x.cuh", "#include <cuda_runtime.h>\n#include <c10/util/Half.h>"),
-    ("ops/x_cuda.cu", '#include <c10/cuda/CUDAGuard.h>\n#include "kernels/cuda/channelwise.cuh"'),
+    ("kernels/cuda/launch.cuh", "#include <c10/cuda/CUDAStream.h>"),
+    ("kernels/x.h", "#include <c10/macros/Macros.h>"),
+    ("ops/x_cuda.cu", '#include <c10/cuda/CUDAGuard.h>\n#include "kernels/cuda/launch.cuh"'),
     (
         "ops/x.cpp",
         "#include <ATen/core/Tensor.h>\n#include <torch/library.h>\n#include <torch_ext/prelu.h>",

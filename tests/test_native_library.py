@@ -140,8 +140,8 @@ STATE = {
     r"torch_ext::TORCH_LIBRARY_\w+": "registrations, taken back when the library is unloaded",
 }
 if CUDA_BUILD:
-    STATE[r"torch_ext::\(anonymous namespace\)::built_with_clusters\(.*\)::answers"] = (
-        "what the driver says of each device, the same whoever asks; atomic"
+    STATE[r"torch_ext::cuda::current_gpu\(.*\)::(asked|answers)"] = (
+        "what the driver says of each device, the same whoever asks; asked once, under a flag"
     )
 OF_OTHERS = (
     r"(c10|at|torch|std)::.*",  # what headers bring along

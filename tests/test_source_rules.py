@@ -81,13 +81,14 @@ def launch_faults(text):
 def test_kernels_are_launched_by_one_helper_under_a_guard_on_the_current_stream_and_checked():
     files = {path: code(path) for path in sources(CSRC, ".cu", ".cuh", ".cpp", ".h")}
     launching = {path.name for path, text in files.items() if LAUNCH.search(text)}
-    assert launching == {"prelu_cuda.cu"}
+    assert launching == {"launch.cuh"}
     for path, text in files.items():
         if path.suffix in (".cu", ".cuh"):
             assert launch_faults(text) == [], path
-    [text] = [text for path, text in files.items() if path.name == "prelu_cuda.cu"]
+    text = files[CSRC / "kernels/cuda/launch.cuh"]
     assert [name for name, body in functions(text).items() if LAUNCH.search(body)] == ["launch"]
-    assert len(re.findall(r"m\.impl\(", REGISTRATION.search(text)[1])) == 2
+    registered = REGISTRATION.search(files[CSRC / "ops/prelu_cuda.cu"])[1]
+    assert len(re.findall(r"m\.impl\(", registered)) == 2
 
 
 HONEST = """
@@ -162,6 +163,8 @@ def test_everything_is_compiled_with_ieee_arithmetic():
     assert kernels
     for command in kernels:
         assert "-ffp-contract=off" in command
+    for command in commands.values():
+        assert ("-fmad=false" in command) == (".cu.o" in command), command
 
 
 def test_what_is_not_a_kernel_is_compiled_with_hardening():

@@ -1,11 +1,10 @@
-// A tensor problem for the emulated CUDA kernels: operands in guarded memory, the launches that the
-// operators make of them, and an oracle that shares no code with the kernels.
+// A tensor problem for the emulated CUDA engine: operands in guarded memory, and the kernels that
+// the launch makes of them. What results should be, the tests say.
 #pragma once
 
 #include "cuda_emulation.h"
 // clang-format off: the kernels need the emulation's names
-#include "kernels/cuda/channelwise.cuh"
-#include "kernels/cuda/prelu_operations.h"
+#include "kernels/cuda/run.cuh"
 // clang-format on
 
 #include <c10/util/BFloat16.h>
@@ -13,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -20,13 +20,27 @@
 #include <memory>
 #include <new>
 #include <random>
+#include <sstream>
+#include <string>
 #include <type_traits>
 #include <vector>
 
+// The types of data that are tested. Where a compiler takes long, under sanitizers, it gets fewer.
+#ifndef CUDA_TESTED_TYPES
+#define CUDA_TESTED_TYPES double, float, c10::Half, c10::BFloat16
+#endif
+
 namespace torch_ext::cuda {
+
+using TestedTypes = testing::Types<CUDA_TESTED_TYPES>;
 
 inline constexpr double kInf = std::numeric_limits<double>::infinity();
 inline constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+template <typename scalar_t>
+scalar_t cast(double value) {
+  return static_cast<scalar_t>(static_cast<compute_type<scalar_t>>(value));
+}
 
 // Values in memory `offset` elements above a 16-byte boundary, nothing behind them, so that the
 // address sanitizer sees the first byte too many; the elements in front are guarded by a check of
@@ -62,18 +76,10 @@ class Storage {
   std::unique_ptr<T[], Free> memory_;
 };
 
-template <typename scalar_t>
-using acc_of = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-
 struct Offsets {
-  int input;
-  int grad_output;
+  int g;
+  int x;
   int output;
-};
-
-struct Outputs {
-  bool grad_input;
-  bool grad_weight;
 };
 
 struct Case {
@@ -83,122 +89,206 @@ struct Case {
   int64_t grid = 0;  // 0: the plan's own
   int unsplit = 2;   // visits up to which sums are not split
   int cluster = 1;   // blocks that can share a sum
+
+  std::string text() const {
+    std::ostringstream text;
+    text << view.outer << " x " << view.channels << " x " << view.inner << ", offsets " << offsets.g
+         << " " << offsets.x << " " << offsets.output << ", threads " << threads << ", grid "
+         << grid << ", unsplit " << unsplit << ", cluster " << cluster;
+    return text.str();
+  }
 };
 
 // What the cases of a test have taken.
 struct Seen {
-  int planes, columns, passes, segments, merged, splits, clusters, unsplit, shifted, positive,
-      negative;
+  int planes, columns, passes, segments, merged, splits, clusters, unsplit, shifted;
+  int64_t positive, negative;  // sides of a select
+
+  void note(const Work& work, const LaunchPlan& plan) {
+    const bool is_planes = plan.traversal == Traversal::kPlanes;
+    planes += is_planes;
+    columns += !is_planes;
+    passes += !is_planes && plan.columns.passes > 1;
+    segments += !is_planes && plan.columns.tasks.groups > 1;
+    merged += !is_planes && plan.columns.row_length > work.view.channels * work.view.inner;
+    splits += plan.has_second_kernel();
+    clusters += plan.cluster > 1;
+    unsplit += work.has_sums() && plan.splits == 1;
+    shifted += work.shifted;
+  }
 };
 
 enum class Fill {
   kRandom,   // sums are rounded
-  kExact,    // every product and sum is exact in the accumulation type
+  kExact,    // small integers: every product and sum is exact in the compute type
   kConstant  // the same term everywhere, where naive sums drift
 };
 
-template <typename scalar_t, typename weight_t>
-struct Problem {
-  using acc_t = acc_of<scalar_t>;
+// Values per channel: in the data's type or the compute type, one for each channel or one for all.
+template <typename scalar_t>
+struct Param {
+  using compute_t = compute_type<scalar_t>;
 
-  Problem(const Case& c, Fill fill, unsigned seed)
-      : c(c),
-        input(c.view.numel(), c.offsets.input),
-        grad_output(c.view.numel(), c.offsets.grad_output),
-        weight(c.view.channels, 0) {
-    std::mt19937 random(seed);
+  Param(int64_t channels, bool is_compute_type, int64_t stride)
+      : is_compute_type(is_compute_type),
+        stride(stride),
+        narrow(is_compute_type ? 0 : size_of(channels, stride), 0),
+        wide(is_compute_type ? size_of(channels, stride) : 0, 0) {}
+
+  static int64_t size_of(int64_t channels, int64_t stride) { return stride == 0 ? 1 : channels; }
+  ChannelInput<scalar_t> input() const {
+    const void* values = wide.data();
+    return {is_compute_type ? values : narrow.data(), is_compute_type, stride};
+  }
+  ChannelOutput<scalar_t> output() {
+    void* values = wide.data();
+    return {is_compute_type ? values : narrow.data(), is_compute_type};
+  }
+  void set(int64_t channel, double value) {
+    if (is_compute_type) {
+      wide.data()[channel * stride] = static_cast<compute_t>(value);
+    } else {
+      narrow.data()[channel * stride] = cast<scalar_t>(value);
+    }
+  }
+  compute_t operator[](int64_t channel) const {
+    return is_compute_type ? wide.data()[channel * stride]
+                           : static_cast<compute_t>(narrow.data()[channel * stride]);
+  }
+
+  bool is_compute_type;
+  int64_t stride;
+  Storage<scalar_t> narrow;
+  Storage<compute_t> wide;
+};
+
+// Inputs and params for operations that read up to so many. One of a single input reads x.
+template <typename scalar_t>
+struct Problem {
+  using compute_t = compute_type<scalar_t>;
+  static constexpr int kInputs = 2;
+
+  // param(i): the type and the stride of param i.
+  template <typename MakeParam>
+  Problem(const Case& c, Fill fill, int params, const MakeParam& make_param)
+      : c(c), inputs{{{c.view.numel(), c.offsets.g}, {c.view.numel(), c.offsets.x}}} {
+    std::mt19937 random(static_cast<unsigned>(c.view.numel()));
     std::uniform_real_distribution<double> real(-2, 2);
     std::uniform_int_distribution<int> small(-3, 3);
     const auto value = [&] {
       return fill == Fill::kExact ? small(random) : fill == Fill::kConstant ? -0.3 : real(random);
     };
-    for (int64_t i = 0; i < c.view.numel(); ++i) {
-      input.data()[i] = static_cast<scalar_t>(static_cast<acc_t>(value()));
-      grad_output.data()[i] = static_cast<scalar_t>(static_cast<acc_t>(value()));
+    for (Storage<scalar_t>& input : inputs) {
+      for (int64_t i = 0; i < c.view.numel(); ++i) {
+        input.data()[i] = cast<scalar_t>(value());
+      }
     }
-    for (int64_t i = 0; i < c.view.channels; ++i) {
-      weight.data()[i] = static_cast<weight_t>(static_cast<acc_t>(real(random)));
+    for (int i = 0; i < params; ++i) {
+      this->params.push_back(make_param(i));
+      for (int64_t channel = 0; channel < c.view.channels; ++channel) {
+        this->params[i].set(channel, fill == Fill::kExact ? small(random) : real(random));
+      }
     }
   }
 
+  Storage<scalar_t>& g() { return inputs[0]; }
+  Storage<scalar_t>& x() { return inputs[1]; }
+  const Storage<scalar_t>& g() const { return inputs[0]; }
+  const Storage<scalar_t>& x() const { return inputs[1]; }
   int64_t channel(int64_t position) const { return position / c.view.inner % c.view.channels; }
 
+  // What the operation sees of an element.
+  template <typename Op>
+  std::array<compute_t, Op::kInputs> values_at(int64_t position) const {
+    std::array<compute_t, Op::kInputs> values;
+    for (int i = 0; i < Op::kInputs; ++i) {
+      values[i] = static_cast<compute_t>(inputs[kInputs - Op::kInputs + i].data()[position]);
+    }
+    return values;
+  }
+  template <typename Op>
+  std::array<compute_t, Op::kParams> params_at(int64_t position) const {
+    std::array<compute_t, Op::kParams> values;
+    for (int i = 0; i < Op::kParams; ++i) {
+      values[i] = params[i][channel(position)];
+    }
+    return values;
+  }
+
   Case c;
-  Storage<scalar_t> input;
-  Storage<scalar_t> grad_output;
-  Storage<weight_t> weight;
+  std::array<Storage<scalar_t>, kInputs> inputs;
+  std::vector<Param<scalar_t>> params;
 };
 
-// As the operator does it.
-template <typename scalar_t>
-int shift_of(const scalar_t* pointer) {
-  return static_cast<int>(
-      reinterpret_cast<uintptr_t>(pointer) / sizeof(scalar_t) % Pack<scalar_t>::kSize);
-}
+// Starts kernels in the emulation, with no more blocks than `grid` if that is not 0.
+struct EmulatedLaunch {
+  int64_t grid = 0;
 
-template <typename Op, bool kShifted, typename scalar_t, typename acc_t>
-void launch_walk(const LaunchPlan& plan, const Operands<scalar_t, acc_t>& data) {
-  if (plan.traversal == Traversal::kPlanes) {
-    const auto kernel = walk_planes<Op, kShifted, scalar_t, acc_t>;
-    cuda_emulation::launch(kernel, {plan.grid, plan.threads, plan.cluster}, plan.planes, data);
-  } else {
-    const auto kernel = walk_columns<Op, kShifted, scalar_t, acc_t>;
-    cuda_emulation::launch(kernel, {plan.grid, plan.threads, plan.cluster}, plan.columns, data);
+  template <typename Kernel, typename... Arguments>
+  void operator()(Kernel* kernel, Grid wanted, const Arguments&... arguments) const {
+    if (grid != 0) {
+      wanted.blocks = std::min(round_up(grid, int64_t{wanted.cluster}), wanted.blocks);
+    }
+    cuda_emulation::launch(kernel, {wanted.blocks, wanted.threads, wanted.cluster}, arguments...);
   }
-}
+};
 
-template <typename Op, typename scalar_t, typename weight_t>
+// The operation on a small device. output: null if it has none or it is not wanted.
+template <typename Op, typename scalar_t, typename Step = NoStep>
 void run(
-    Problem<scalar_t, weight_t>& problem,
-    Storage<scalar_t>* output,
-    Storage<weight_t>* grad_weight,
-    Seen& seen) {
-  using acc_t = acc_of<scalar_t>;
-  constexpr int kVector = Pack<scalar_t>::kSize;
+    const Problem<scalar_t>& problem,
+    std::type_identity_t<Storage<scalar_t>>* output,
+    Seen& seen,
+    const Step& step = {}) {
+  using compute_t = compute_type<scalar_t>;
   const Case& c = problem.c;
-  constexpr bool kWeightIsAcc = std::is_same_v<weight_t, acc_t>;
-  Operands<scalar_t, acc_t> data{};
-  data.input = problem.input.data();
-  data.grad_output = Op::kReadsGradOutput ? problem.grad_output.data() : nullptr;
-  data.output = output == nullptr ? nullptr : output->data();
-  data.weight = {problem.weight.data(), kWeightIsAcc};
-  data.grad_weight = {grad_weight == nullptr ? nullptr : grad_weight->data(), kWeightIsAcc};
-  const int base = shift_of(output == nullptr ? data.input : data.output);
-  data.input_shift = (shift_of(data.input) - base + kVector) % kVector;
-  data.grad_output_shift =
-      Op::kReadsGradOutput ? (shift_of(data.grad_output) - base + kVector) % kVector : 0;
-  const bool shifted = data.input_shift != 0 || data.grad_output_shift != 0;
-
+  Operands<Op, scalar_t> data{};
+  for (int i = 0; i < Op::kInputs; ++i) {
+    data.inputs[i] = problem.inputs[problem.kInputs - Op::kInputs + i].data();
+  }
+  for (scalar_t*& pointer : data.outputs) {
+    pointer = output == nullptr ? nullptr : output->data();
+  }
+  for (int i = 0; i < Op::kParams; ++i) {
+    data.params[i] = problem.params[i].input();
+  }
+  const Work work = align(data, c.view);
   const Tuning tuning{0, c.threads, 128, 8, 2, c.unsplit, c.cluster, 512};
-  const Work work{c.view, sizeof(scalar_t), sizeof(acc_t), base, shifted, Op::kReduces};
-  LaunchPlan plan = plan_launch(work, tuning, {1, 128, true});
-  if (c.grid != 0) {
-    plan.grid = std::min(round_up(c.grid, int64_t{plan.cluster}), plan.grid);
-  }
-  std::vector<acc_t> workspace(plan.workspace_bytes / sizeof(acc_t), acc_t(kNaN));
+  const LaunchPlan plan = plan_launch(work, tuning, {1, 128, true});
+  std::vector<compute_t> workspace(plan.workspace_bytes / sizeof(compute_t), compute_t(kNaN));
   data.partials = workspace.data();
-  if (shifted) {
-    launch_walk<Op, true>(plan, data);
-  } else {
-    launch_walk<Op, false>(plan, data);
+  run_plan(work, plan, data, step, EmulatedLaunch{c.grid});
+  seen.note(work, plan);
+}
+
+// A channel's sum in 113 bits, the size of its terms, and what IEEE addition gives.
+struct ExactSum {
+  __float128 value = 0;
+  __float128 size = 0;
+  double ieee = 0;
+
+  // a * b, exact.
+  void add(double a, double b) {
+    const __float128 term = static_cast<__float128>(a) * b;
+    value += term;
+    size += term < 0 ? -term : term;
+    ieee += a * b;
   }
-  if (plan.has_second_kernel()) {
-    const FinishPlan finish = plan_finish(c.view.channels, plan.splits);
-    const auto kernel = finish_sums<scalar_t, acc_t>;
-    const acc_t* partials = data.partials;
-    cuda_emulation::launch(
-        kernel, {finish.grid, finish.threads}, finish, partials, data.grad_weight);
+};
+
+// The contract's bound: 16 units of the terms' size (8 for double) and the last rounding of the
+// result's type; where a term is not finite, what IEEE addition gives.
+template <typename compute_t>
+void check_sum(double got, const ExactSum& sum, double last_rounding) {
+  if (!std::isfinite(sum.ieee)) {
+    ASSERT_TRUE(std::isnan(sum.ieee) ? std::isnan(got) : got == sum.ieee)
+        << got << ", not " << sum.ieee;
+    return;
   }
-  const bool planes = plan.traversal == Traversal::kPlanes;
-  seen.planes += planes;
-  seen.columns += !planes;
-  seen.passes += !planes && plan.columns.passes > 1;
-  seen.segments += !planes && plan.columns.tasks.groups > 1;
-  seen.merged += !planes && plan.columns.row_length > c.view.channels * c.view.inner;
-  seen.splits += plan.has_second_kernel();
-  seen.clusters += plan.cluster > 1;
-  seen.unsplit += Op::kReduces && plan.splits == 1;
-  seen.shifted += shifted;
+  const double units = std::is_same_v<compute_t, double> ? 8 * 0x1p-53 : 16 * 0x1p-24;
+  const double error = std::abs(static_cast<double>(static_cast<__float128>(got) - sum.value));
+  const double bound = units * static_cast<double>(sum.size) + last_rounding * std::abs(got);
+  ASSERT_LE(error, bound) << got;
 }
 
 // Bits, where -0 is not 0 and every NaN is the same.
@@ -208,109 +298,6 @@ bool same(T a, T b) {
     return std::isnan(static_cast<double>(a)) && std::isnan(static_cast<double>(b));
   }
   return std::memcmp(&a, &b, sizeof(T)) == 0;
-}
-
-// One product, rounded to the accumulation type, then to storage.
-template <typename scalar_t, typename weight_t>
-scalar_t expected(scalar_t x, scalar_t value, weight_t weight) {
-  using acc_t = acc_of<scalar_t>;
-  if (static_cast<double>(x) > 0) {
-    return value;
-  }
-  return static_cast<scalar_t>(
-      static_cast<acc_t>(static_cast<double>(weight) * static_cast<double>(value)));
-}
-
-template <typename scalar_t, typename weight_t>
-void check_elements(
-    const Problem<scalar_t, weight_t>& problem,
-    const Storage<scalar_t>& result,
-    const Storage<scalar_t>& values,
-    const char* what,
-    Seen& seen) {
-  for (int64_t i = 0; i < result.size(); ++i) {
-    const scalar_t x = problem.input.data()[i];
-    const weight_t weight = problem.weight.data()[problem.channel(i)];
-    ASSERT_TRUE(same(result.data()[i], expected(x, values.data()[i], weight)))
-        << what << " at " << i << ": " << static_cast<double>(result.data()[i]) << " for x "
-        << static_cast<double>(x) << ", weight " << static_cast<double>(weight);
-    ++(static_cast<double>(x) > 0 ? seen.positive : seen.negative);
-  }
-  ASSERT_TRUE(result.untouched_in_front()) << what;
-}
-
-// Sums in 113 bits. The bound is the contract's: 16 units of Σ|x*g| and the last rounding; where a
-// term is not finite, what IEEE addition gives.
-template <typename scalar_t, typename weight_t>
-void check_sums(
-    const Problem<scalar_t, weight_t>& problem, const Storage<weight_t>& result, bool exact) {
-  using acc_t = acc_of<scalar_t>;
-  const int64_t channels = problem.c.view.channels;
-  std::vector<__float128> sum(channels), size(channels);
-  std::vector<double> ieee(channels);
-  for (int64_t i = 0; i < problem.input.size(); ++i) {
-    const double x = static_cast<double>(problem.input.data()[i]);
-    const double g = static_cast<double>(problem.grad_output.data()[i]);
-    if (x > 0) {
-      continue;
-    }
-    const __float128 term = static_cast<__float128>(x) * g;
-    const int64_t channel = problem.channel(i);
-    sum[channel] += term;
-    size[channel] += term < 0 ? -term : term;
-    ieee[channel] += x * g;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    const double got = static_cast<double>(result.data()[c]);
-    if (!std::isfinite(ieee[c])) {
-      ASSERT_TRUE(same(got, ieee[c])) << "channel " << c << ": " << got << ", not " << ieee[c];
-      continue;
-    }
-    const weight_t rounded = static_cast<weight_t>(static_cast<acc_t>(sum[c]));
-    if (exact) {
-      ASSERT_TRUE(got == static_cast<double>(rounded)) << "channel " << c;
-      continue;
-    }
-    const double summation = std::is_same_v<acc_t, double> ? 8 * 0x1p-53 : 16 * 0x1p-24;
-    const double last = std::is_same_v<weight_t, double>      ? 0x1p-53
-                        : std::is_same_v<weight_t, float>     ? 0x1p-24
-                        : std::is_same_v<weight_t, c10::Half> ? 0x1p-11
-                                                              : 0x1p-8;
-    const double error = std::abs(static_cast<double>(static_cast<__float128>(got) - sum[c]));
-    const double bound = summation * static_cast<double>(size[c]) + last * std::abs(got);
-    ASSERT_LE(error, bound) << "channel " << c << " is " << got;
-  }
-}
-
-template <typename scalar_t, typename weight_t>
-void check_backward(Problem<scalar_t, weight_t>& problem, Outputs outputs, bool exact, Seen& seen) {
-  Storage<scalar_t> grad_input(problem.input.size(), problem.c.offsets.output);
-  Storage<weight_t> grad_weight(problem.c.view.channels, 0);
-  Storage<scalar_t>* target = outputs.grad_input ? &grad_input : nullptr;
-  if (outputs.grad_weight) {
-    run<PreluBackward<true>>(problem, target, &grad_weight, seen);
-    check_sums(problem, grad_weight, exact);
-  } else {
-    run<PreluBackward<false>, scalar_t, weight_t>(problem, target, nullptr, seen);
-  }
-  if (outputs.grad_input) {
-    check_elements(problem, grad_input, problem.grad_output, "grad_input", seen);
-  }
-}
-
-template <typename scalar_t, typename weight_t>
-void check_all(const Case& c, Fill fill, Seen& seen) {
-  SCOPED_TRACE(
-      testing::Message() << c.view.outer << " x " << c.view.channels << " x " << c.view.inner
-                         << ", offsets " << c.offsets.input << " " << c.offsets.grad_output << " "
-                         << c.offsets.output << ", threads " << c.threads << ", grid " << c.grid
-                         << ", unsplit " << c.unsplit << ", cluster " << c.cluster << ", bytes "
-                         << sizeof(scalar_t) << " and " << sizeof(weight_t));
-  Problem<scalar_t, weight_t> problem(c, fill, static_cast<unsigned>(c.view.numel()));
-  Storage<scalar_t> output(problem.input.size(), c.offsets.output);
-  run<PreluForward, scalar_t, weight_t>(problem, &output, nullptr, seen);
-  check_elements(problem, output, problem.input, "output", seen);
-  check_backward(problem, {true, true}, fill == Fill::kExact, seen);
 }
 
 }  // namespace torch_ext::cuda

@@ -1,6 +1,6 @@
 // What the CUDA launch plan chooses: how many kernels a sum takes, and from which row of the tuning
 // table. (launch_plan_test.cpp: that whatever it chooses is right.)
-#include "kernels/cuda/launch_plan.h"
+#include "kernels/cuda/plan.h"
 
 #include <gtest/gtest.h>
 
@@ -21,7 +21,7 @@ TEST(LaunchPlan, SmallSumsTakeOneKernel) {
             if (view.outer == 0) {
               continue;
             }
-            const Work work{view, element, element == 8 ? 8 : 4, base, base != 0, true};
+            const Work work{view, {2, 1, 1, 1}, element, base, base != 0};
             const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048, true});
             clustered += plan.cluster > 1;
             EXPECT_FALSE(plan.has_second_kernel())
@@ -36,7 +36,7 @@ TEST(LaunchPlan, SmallSumsTakeOneKernel) {
 
 // A device or a build without clusters keeps the second kernel.
 TEST(LaunchPlan, ClustersNeedADeviceThatHasThem) {
-  const Work work{{1, 1, 250000}, 4, 4, 0, false, true};
+  const Work work{{1, 1, 250000}, {2, 1, 1, 1}, 4, 0, false};
   EXPECT_EQ(plan_launch(work, tuning_of(90), {132, 2048, true}).cluster, 8);
   const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048, false});
   EXPECT_EQ(plan.cluster, 1);
@@ -68,13 +68,36 @@ TEST(Tuning, FitsTheKernels) {
   for (const Tuning& row : kTuning) {
     EXPECT_GT(row.arch, arch);
     arch = row.arch;
-    EXPECT_LE(row.threads, kMaxThreads);
+    EXPECT_LE(row.threads, max_threads({1, 1, 1, 0}));
     EXPECT_EQ(row.threads % 32, 0);
     EXPECT_TRUE(row.cluster == 1 || (row.arch >= 90 && row.cluster <= 8));
   }
   EXPECT_EQ(tuning_of(75).arch, 0);
   EXPECT_EQ(tuning_of(90).arch, 90);
   EXPECT_EQ(tuning_of(121).arch, 100);
+}
+
+// What an operation's counts decide keeps within what a GPU has.
+TEST(Tuning, FollowsAnOperationsCounts) {
+  for (int inputs = 1; inputs <= 4; ++inputs) {
+    for (int params = 0; params <= 6; ++params) {
+      for (int sums = 0; sums <= 3; ++sums) {
+        const OperationCounts counts{inputs, 1, params, sums};
+        EXPECT_LE(max_threads(counts) * kMinBlocks, 512) << "at least 128 registers for each";
+        EXPECT_EQ(max_threads(counts) % kWarp, 0);
+        for (const bool shifted : {false, true}) {
+          const int packs = packs_per_visit(counts, shifted);
+          EXPECT_GE(packs, 1);
+          EXPECT_LE(packs * inputs * (shifted ? 2 : 1), 8);
+        }
+      }
+    }
+  }
+  // An operation with several sums has smaller blocks, whatever the GPU's tuning wants.
+  const Work one{{1 << 20, 64, 1}, {2, 1, 1, 1}, 4, 0, false};
+  const Work three{{1 << 20, 64, 1}, {2, 1, 1, 3}, 4, 0, false};
+  EXPECT_EQ(plan_launch(one, tuning_of(90), {132, 2048, true}).threads, 256);
+  EXPECT_EQ(plan_launch(three, tuning_of(90), {132, 2048, true}).threads, 128);
 }
 
 }  // namespace

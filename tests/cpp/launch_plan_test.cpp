@@ -1,7 +1,7 @@
 // The CUDA launch plan as a property: whatever the layout, type, alignment and device, every
 // element is visited exactly once, by the right channel, with 128-bit accesses only where they are
 // allowed, and grid, block and workspace keep their limits.
-#include "kernels/cuda/launch_plan.h"
+#include "kernels/cuda/plan.h"
 
 #include <gtest/gtest.h>
 
@@ -27,67 +27,68 @@ struct Visit {
 void visit(
     Visit& visit,
     const Work& work,
-    const Slot& slot,
-    int64_t channel_of_slot,
+    const PackPlace& place,
+    int64_t channel_of_place,
     const int32_t* channels) {
-  ASSERT_LE(0, slot.begin);
-  ASSERT_LE(slot.end, work.vector());
-  if (slot.whole) {
-    ASSERT_EQ((slot.position + work.base) % work.vector(), 0);
-    const int64_t guard = work.shifted ? work.vector() : 0;
-    ASSERT_GE(slot.position, guard);
-    ASSERT_LE(slot.position + work.vector() + guard, visit.view.numel());
-    ASSERT_EQ(slot.begin, 0);
-    ASSERT_EQ(slot.end, work.vector());
+  ASSERT_LE(0, place.begin);
+  ASSERT_LE(place.end, work.pack());
+  if (place.whole) {
+    ASSERT_EQ((place.position + work.base) % work.pack(), 0);
+    const int64_t guard = work.shifted ? work.pack() : 0;
+    ASSERT_GE(place.position, guard);
+    ASSERT_LE(place.position + work.pack() + guard, visit.view.numel());
+    ASSERT_EQ(place.begin, 0);
+    ASSERT_EQ(place.end, work.pack());
   }
-  for (int i = slot.begin; i < slot.end; ++i) {
-    const int64_t position = slot.position + i;
+  for (int i = place.begin; i < place.end; ++i) {
+    const int64_t position = place.position + i;
     ASSERT_GE(position, 0);
     ASSERT_LT(position, visit.view.numel());
     ++visit.count[position];
-    const int64_t channel = channels == nullptr ? channel_of_slot : channel_of_slot + channels[i];
+    const int64_t channel = channels == nullptr ? channel_of_place : channel_of_place + channels[i];
     ASSERT_EQ(channel, position / visit.view.inner % visit.view.channels);
   }
 }
 
-template <int kVector>
+template <int kPack>
 void visit_planes(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& branches) {
-  const PlaneWalk& walk = plan.planes;
-  for (int64_t task = 0; task < walk.tasks.count(); ++task) {
+  const PlaneTraversal& traversal = plan.planes;
+  for (int64_t task = 0; task < traversal.tasks.count(); ++task) {
     for (int thread = 0; thread < plan.threads; ++thread) {
-      PlaneCursor cursor = first_slot(walk, task, thread);
+      PlaneCursor cursor = first_cursor(traversal, task, thread);
       while (!done(cursor)) {
-        const Slot slot = next_slot<kVector>(walk, cursor);
-        branches.parts += !slot.whole && !slot.empty();
-        visit(seen, work, slot, walk.tasks.group_of(task), nullptr);
+        const PackPlace place = next_place<kPack>(traversal, cursor);
+        branches.parts += !place.whole && !place.empty();
+        visit(seen, work, place, traversal.tasks.group_of(task), nullptr);
       }
-      ASSERT_TRUE(next_slot<kVector>(walk, cursor).empty());
+      ASSERT_TRUE(next_place<kPack>(traversal, cursor).empty());
     }
   }
 }
 
-template <int kVector>
+template <int kPack>
 void visit_columns(const Work& work, const LaunchPlan& plan, Visit& seen, Seen& branches) {
-  const ColumnWalk& walk = plan.columns;
-  for (int64_t task = 0; task < walk.tasks.count(); ++task) {
-    for (int pass = 0; pass < walk.passes; ++pass) {
+  const ColumnTraversal& traversal = plan.columns;
+  for (int64_t task = 0; task < traversal.tasks.count(); ++task) {
+    for (int pass = 0; pass < traversal.passes; ++pass) {
       int owned = 0;
       for (int thread = 0; thread < plan.threads; ++thread) {
-        ColumnCursor cursor = first_slot<kVector>(walk, task, pass, thread);
+        ColumnCursor cursor = first_cursor<kPack>(traversal, task, pass, thread);
         owned += std::max(cursor.end - cursor.begin, 0);
-        int32_t channels[kVector];
-        slot_channels(walk, cursor, channels);
+        int32_t channels[kPack];
+        pack_channels(traversal, cursor, channels);
         while (!done(cursor)) {
-          const Slot slot = next_slot<kVector>(walk, cursor);
-          branches.parts += !slot.whole && !slot.empty();
-          visit(seen, work, slot, walk.first_channel(task), channels);
+          const PackPlace place = next_place<kPack>(traversal, cursor);
+          branches.parts += !place.whole && !place.empty();
+          visit(seen, work, place, traversal.first_channel(task), channels);
         }
-        ASSERT_TRUE(next_slot<kVector>(walk, cursor).empty());
+        ASSERT_TRUE(next_place<kPack>(traversal, cursor).empty());
       }
-      ASSERT_EQ(owned, walk.width(task));  // each column of shared memory is written by one thread
+      ASSERT_EQ(
+          owned, traversal.width(task));  // each column of shared memory is written by one thread
     }
-    ASSERT_LE(walk.width(task), kMaxThreads * kVector);
-    ASSERT_EQ(walk.width(task) % walk.inner, 0);
+    ASSERT_LE(traversal.width(task), max_threads(work.counts) * kPack);  // shared memory's columns
+    ASSERT_EQ(traversal.width(task) % traversal.inner, 0);
   }
 }
 
@@ -99,29 +100,33 @@ void check_limits(const Work& work, const LaunchPlan& plan) {
   ASSERT_LE(plan.grid, tasks.count());
   ASSERT_TRUE(plan.grid == tasks.count() || plan.grid == INT32_MAX);
   ASSERT_GE(plan.threads, 32);
-  ASSERT_LE(plan.threads, kMaxThreads);
+  ASSERT_LE(plan.threads, max_threads(work.counts));
   ASSERT_EQ(plan.threads % 32, 0);
   ASSERT_GE(plan.splits, 1);
   const int64_t input = work.view.numel() * work.element_bytes;
-  ASSERT_LE(plan.workspace_bytes, std::max(input / 8 + 4 * work.view.channels, int64_t{4} << 20));
+  const int64_t values = work.view.channels * work.counts.sums;
+  ASSERT_LE(plan.workspace_bytes, std::max(input / 8 + 4 * values, int64_t{4} << 20));
   ASSERT_EQ(plan.splits, tasks.splits);
-  const bool sums_split = work.reduces && plan.splits > 1 && !tasks.clustered;
-  ASSERT_EQ(
-      plan.workspace_bytes, sums_split ? plan.splits * work.view.channels * work.sum_bytes : 0);
+  const bool sums_split = work.has_sums() && plan.splits > 1 && !tasks.clustered;
+  const int64_t value = work.element_bytes == 8 ? 8 : 4;
+  ASSERT_EQ(plan.workspace_bytes, sums_split ? plan.splits * values * value : 0);
   if (planes) {
-    const PlaneWalk& walk = plan.planes;
-    ASSERT_EQ(walk.slots_per_split % plan.threads, 0);
-    ASSERT_GE(tasks.splits * walk.slots_per_split, walk.slots_per_channel);
+    const PlaneTraversal& traversal = plan.planes;
+    ASSERT_EQ(traversal.packs_per_split % plan.threads, 0);
+    ASSERT_GE(tasks.splits * traversal.packs_per_split, traversal.packs_per_channel);
     if (!tasks.clustered) {
-      ASSERT_LT((tasks.splits - 1) * walk.slots_per_split, walk.slots_per_channel);  // none is idle
+      ASSERT_LT(
+          (tasks.splits - 1) * traversal.packs_per_split,
+          traversal.packs_per_channel);  // none is idle
     }
   } else {
-    const ColumnWalk& walk = plan.columns;
-    ASSERT_GE(walk.rows * walk.row_length, work.view.numel());
-    ASSERT_LT((walk.rows - 1) * walk.row_length, work.view.numel());
-    ASSERT_LE(tasks.splits, walk.rows);
-    ASSERT_GE(tasks.groups * walk.segment_channels, work.view.channels);
-    ASSERT_TRUE(walk.rows == 1 || walk.stride() * walk.row_length % work.vector() == 0);
+    const ColumnTraversal& traversal = plan.columns;
+    ASSERT_GE(traversal.rows * traversal.row_length, work.view.numel());
+    ASSERT_LT((traversal.rows - 1) * traversal.row_length, work.view.numel());
+    ASSERT_LE(tasks.splits, traversal.rows);
+    ASSERT_GE(tasks.groups * traversal.segment_channels, work.view.channels);
+    ASSERT_TRUE(
+        traversal.rows == 1 || traversal.stride() * traversal.row_length % work.pack() == 0);
   }
 }
 
@@ -133,7 +138,7 @@ void check_clusters(const Work& work, const LaunchPlan& plan, const Device& devi
   if (plan.cluster == 1) {
     return;
   }
-  ASSERT_TRUE(work.reduces && device.clusters);
+  ASSERT_TRUE(work.has_sums() && device.clusters);
   ASSERT_TRUE(plan.cluster == 2 || plan.cluster == 4 || plan.cluster == 8);  // portable sizes
   ASSERT_EQ(plan.grid, tasks.count());
   for (int64_t task = 0; task < std::min(tasks.count(), int64_t{64}); ++task) {
@@ -146,8 +151,8 @@ void check(const Work& work, const Tuning& tuning, const Device& device, Seen& s
   SCOPED_TRACE(
       testing::Message() << work.view.outer << " x " << work.view.channels << " x "
                          << work.view.inner << ", element " << work.element_bytes << ", base "
-                         << work.base << ", shifted " << work.shifted << ", reduces "
-                         << work.reduces << ", threads " << tuning.threads);
+                         << work.base << ", shifted " << work.shifted << ", sums "
+                         << work.counts.sums << ", threads " << tuning.threads);
   const LaunchPlan plan = plan_launch(work, tuning, device);
   check_limits(work, plan);
   check_clusters(work, plan, device);
@@ -166,19 +171,19 @@ void check(const Work& work, const Tuning& tuning, const Device& device, Seen& s
     return;
   }
   Visit elements{std::vector<int>(work.view.numel()), work.view};
-  const auto walk = [&]<int kVector>() {
+  const auto visit_all = [&]<int kPack>() {
     if (planes) {
-      visit_planes<kVector>(work, plan, elements, seen);
+      visit_planes<kPack>(work, plan, elements, seen);
     } else {
-      visit_columns<kVector>(work, plan, elements, seen);
+      visit_columns<kPack>(work, plan, elements, seen);
     }
   };
-  if (work.vector() == 2) {
-    walk.template operator()<2>();
-  } else if (work.vector() == 4) {
-    walk.template operator()<4>();
+  if (work.pack() == 2) {
+    visit_all.template operator()<2>();
+  } else if (work.pack() == 4) {
+    visit_all.template operator()<4>();
   } else {
-    walk.template operator()<8>();
+    visit_all.template operator()<8>();
   }
   ASSERT_TRUE(std::ranges::all_of(elements.count, [](int count) { return count == 1; }));
 }
@@ -205,10 +210,9 @@ Work random_work(Random& random, int64_t numel) {
   work.view.channels = random.size(std::max(numel / work.view.inner, int64_t{1}));
   work.view.outer = random.size(std::max(numel / work.view.inner / work.view.channels, int64_t{1}));
   work.element_bytes = random.any({2, 4, 8});
-  work.sum_bytes = work.element_bytes == 8 ? 8 : 4;
-  work.base = random.coin() ? 0 : static_cast<int>(random.upto(work.vector()) - 1);
+  work.base = random.coin() ? 0 : static_cast<int>(random.upto(work.pack()) - 1);
   work.shifted = random.upto(4) == 1;
-  work.reduces = random.coin();
+  work.counts = {2, 1, 1, random.any({0, 0, 1, 1, 2, 3})};
   return work;
 }
 
@@ -216,8 +220,8 @@ Tuning random_tuning(Random& random) {
   Tuning tuning = kTuning[0];
   tuning.threads = random.any({32, 64, 256});
   tuning.waves = random.any({1, 4, 64});
-  tuning.slots_per_thread = random.any({1, 8});
-  tuning.slots_unsplit = random.any({0, 2, 16});
+  tuning.packs_per_thread = random.any({1, 8});
+  tuning.packs_unsplit = random.any({0, 2, 16});
   tuning.cluster = random.any({1, 2, 8});
   tuning.run_bytes = random.any({16, 64, 512});
   return tuning;
@@ -283,9 +287,8 @@ TEST(LaunchPlan, KeepsItsLimitsAtBoundaries) {
           continue;
         }
         for (const int element : {2, 4, 8}) {
-          for (const bool reduces : {false, true}) {
-            const Work work{
-                {outer, channels, inner}, element, element == 8 ? 8 : 4, 0, false, reduces};
+          for (const int sums : {0, 1, 3}) {
+            const Work work{{outer, channels, inner}, {2, 1, 1, sums}, element, 0, false};
             check(work, tuning_of(90), {132, 2048, true}, seen);
             ASSERT_FALSE(testing::Test::HasFatalFailure());
           }
@@ -296,32 +299,32 @@ TEST(LaunchPlan, KeepsItsLimitsAtBoundaries) {
   EXPECT_GT(seen.clamped, 0);
 }
 
-// The last elements of layouts beyond 2^31 and 2^32, found by walking from the last task.
+// The last elements of layouts beyond 2^31 and 2^32, found from the last task on.
 TEST(LaunchPlan, ReachesTheEndOfHugeTensors) {
   const int64_t huge = (int64_t{1} << 33) + 5;
   for (const ChannelView view :
        {ChannelView{1, 1, huge}, {3, 1, huge}, {huge, 3, 1}, {3, huge, 1}, {huge / 49, 5, 49}}) {
-    const Work work{view, 2, 4, 0, false, true};
+    const Work work{view, {2, 1, 1, 1}, 2, 0, false};
     const LaunchPlan plan = plan_launch(work, tuning_of(90), {132, 2048, true});
     int64_t last = 0;
     for (int thread = 0; thread < plan.threads; ++thread) {
       if (plan.traversal == Traversal::kPlanes) {
-        for (PlaneCursor cursor = first_slot(plan.planes, plan.planes.tasks.count() - 1, thread);
+        for (PlaneCursor cursor = first_cursor(plan.planes, plan.planes.tasks.count() - 1, thread);
              !done(cursor);) {
-          const Slot slot = next_slot<8>(plan.planes, cursor);
-          last = slot.empty() ? last : std::max(last, slot.position + slot.end);
+          const PackPlace place = next_place<8>(plan.planes, cursor);
+          last = place.empty() ? last : std::max(last, place.position + place.end);
         }
       } else {
-        const ColumnWalk& walk = plan.columns;
-        const int64_t tasks = walk.tasks.count();
+        const ColumnTraversal& traversal = plan.columns;
+        const int64_t tasks = traversal.tasks.count();
         for (int64_t task = std::max(tasks - 4096, int64_t{0}); task < tasks; ++task) {
-          for (int pass = 0; pass < walk.passes; ++pass) {
-            ColumnCursor cursor = first_slot<8>(walk, task, pass, thread);
+          for (int pass = 0; pass < traversal.passes; ++pass) {
+            ColumnCursor cursor = first_cursor<8>(traversal, task, pass, thread);
             const int64_t more = cursor.rows > 0 ? (cursor.rows - 1) / cursor.stride : 0;
-            cursor.position += more * cursor.step;
+            cursor.position += more * cursor.hop;
             cursor.rows -= more * cursor.stride;
-            const Slot slot = next_slot<8>(walk, cursor);
-            last = slot.empty() ? last : std::max(last, slot.position + slot.end);
+            const PackPlace place = next_place<8>(traversal, cursor);
+            last = place.empty() ? last : std::max(last, place.position + place.end);
           }
         }
       }

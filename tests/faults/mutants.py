@@ -377,7 +377,7 @@ MUTANTS = (
     # ---- CUDA, from its source ------------------------------------------------------------------
     Mutant(
         "kernels run on the current stream",
-        "csrc/ops/prelu_cuda.cu",
+        "csrc/kernels/cuda/launch.cuh",
         "config.stream = c10::cuda::getCurrentCUDAStream();",
         "config.stream = nullptr;",
         "test_source_rules.py",
@@ -391,7 +391,7 @@ MUTANTS = (
     ),
     Mutant(
         "launches are checked",
-        "csrc/ops/prelu_cuda.cu",
+        "csrc/kernels/cuda/launch.cuh",
         "C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));",
         "cudaLaunchKernelEx(&config, kernel, arguments...);",
         "test_source_rules.py",

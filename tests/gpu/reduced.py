@@ -29,7 +29,7 @@ from gpu import events
 prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
 
-# Each traversal, with one split and with many, whole slots and tails, sums of one block and of many.
+# Each traversal, with one split and with many, whole packs and tails, sums of one block and of many.
 PROBLEMS = (
     ("planes", (2, 3, 40, 40), (3,), contiguous),
     ("odd planes", (3, 5, 29, 31), (5,), contiguous),

@@ -20,10 +20,12 @@ FORMAT = 1
 # What a GPU executes, and what decides how it is launched.
 CUDA_SOURCES = (
     "csrc/kernels/cuda/*",
+    "csrc/kernels/accumulator.h",
+    "csrc/kernels/channel_values.h",
     "csrc/kernels/channel_view.h",
-    "csrc/kernels/prelu_math.h",
+    "csrc/kernels/operation.h",
+    "csrc/kernels/prelu.h",
     "csrc/ops/prelu_cuda.cu",
-    "csrc/ops/prelu_types.h",
 )
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"

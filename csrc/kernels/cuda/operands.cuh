@@ -1,50 +1,55 @@
-// What the walkers read and write, as pointers. Knows no layout and no operation.
+// What an operation's kernels read and write, as pointers, and what they do with finished sums.
+// Knows no layout.
 #pragma once
 
+#include <array>
 #include <cstdint>
+
+#include "kernels/channel_values.h"
+#include "kernels/operation.h"
 
 namespace torch_ext::cuda {
 
-// Values of the channels: in the data's type or in the accumulation type. Which one is known at run
-// time only: each is used for many elements, and half as many kernels are needed.
-template <typename scalar_t, typename acc_t>
-struct ChannelInput {
-  const void* values;
-  bool is_acc_type;
+template <typename Op, typename scalar_t>
+struct Operands {
+  static_assert(Op::kInputs >= 1 && Op::kOutputs <= 1, "stores are aligned for one output");
 
-  __device__ __forceinline__ acc_t operator[](int64_t channel) const {
-    return is_acc_type ? static_cast<const acc_t*>(values)[channel]
-                       : static_cast<acc_t>(static_cast<const scalar_t*>(values)[channel]);
-  }
+  std::array<const scalar_t*, Op::kInputs> inputs;
+  std::array<scalar_t*, Op::kOutputs> outputs;  // null: not wanted
+  std::array<ChannelInput<scalar_t>, Op::kParams> params;
+
+  // Filled in by the launch.
+  std::array<int, Op::kInputs> shifts;  // elements from a 16-byte boundary to where packs start
+  // A row of channels for each split, one sum behind the other, where a second kernel finishes.
+  compute_type<scalar_t>* partials;
 };
 
-template <typename scalar_t, typename acc_t>
-struct ChannelOutput {
-  void* values;
-  bool is_acc_type;
+// A *step* takes the finished sums of a channel. It has their number, kSums, and is called once for
+// each channel, by some thread: step(channel, totals).
 
-  __device__ __forceinline__ void write(int64_t channel, acc_t value) const {
-    if (is_acc_type) {
-      static_cast<acc_t*>(values)[channel] = value;
-    } else {
-      static_cast<scalar_t*>(values)[channel] = static_cast<scalar_t>(value);
+struct NoStep {
+  static constexpr int kSums = 0;
+
+  __device__ __forceinline__ void operator()(
+      int64_t /*channel*/, const std::array<double, 0>& /*totals*/) const {}
+};
+
+// Sums that are results as they are.
+template <typename scalar_t, int kCount>
+struct StoreSums {
+  static constexpr int kSums = kCount;
+
+  std::array<ChannelOutput<scalar_t>, kSums> outputs;  // of null: not wanted
+
+  __device__ __forceinline__ void operator()(
+      int64_t channel, const std::array<double, kSums>& totals) const {
+#pragma unroll
+    for (int sum = 0; sum < kSums; ++sum) {
+      if (outputs[sum].values != nullptr) {
+        outputs[sum].write(channel, totals[sum]);
+      }
     }
   }
-};
-
-// acc_t: arithmetic and sums.
-template <typename scalar_t, typename acc_t>
-struct Operands {
-  using scalar_type = scalar_t;
-
-  const scalar_t* input;
-  const scalar_t* grad_output;  // null, if the operation does not read it
-  scalar_t* output;             // null: not wanted
-  ChannelInput<scalar_t, acc_t> weight;
-  ChannelOutput<scalar_t, acc_t> grad_weight;
-  acc_t* partials;  // a row of channels for each split, where a second kernel finishes
-  int input_shift;  // elements from a 16-byte boundary to where the walk's slots start
-  int grad_output_shift;
 };
 
 }  // namespace torch_ext::cuda

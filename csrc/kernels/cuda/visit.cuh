@@ -1,124 +1,145 @@
-// A thread's visit to a few slots: loads, the operation on every element, stores. Knows the
-// operation and the walk as arguments only, and no reduction beyond its own terms.
+// A thread's visit to a few packs: loads, the operation on every element, stores. Knows the
+// operation and the traversal as arguments only, and nothing of sums but that terms are added.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
+#include "kernels/cuda/memory.cuh"
 #include "kernels/cuda/operands.cuh"
-#include "kernels/cuda/vector_access.cuh"
-#include "kernels/cuda/walk.h"
+#include "kernels/cuda/sums.cuh"
+#include "kernels/cuda/traversal.h"
+#include "kernels/cuda/tuning.h"
 
 namespace torch_ext::cuda {
 
-// Slots of one visit: four, or what eight 128-bit loads in flight allow.
-template <typename Op, bool kShifted>
-constexpr int unroll() {
-  constexpr int loads = (Op::kReadsGradOutput ? 2 : 1) * (kShifted ? 2 : 1);
-  return loads <= 2 ? 4 : 8 / loads;
-}
+template <typename Op, typename scalar_t>
+using InputPacks = std::array<Pack<scalar_t>, Op::kInputs>;
+template <typename Op, typename scalar_t>
+using OutputPacks = std::array<Pack<scalar_t>, Op::kOutputs>;
 
-// Arithmetic of one slot: the result of every element, and their terms added to sums.
-template <typename Op, typename scalar_t, typename acc_t, int kVector>
-__device__ __forceinline__ Pack<scalar_t> apply(
-    const Pack<scalar_t>& input,
-    const Pack<scalar_t>& grad_output,
-    const acc_t (&weight)[kVector],
-    acc_t (&sums)[kVector]) {
-  Pack<scalar_t> result;
+// The params of each element of a thread's packs.
+template <typename Op, typename scalar_t>
+using PackParams =
+    std::array<std::array<compute_type<scalar_t>, Op::kParams>, Pack<scalar_t>::kSize>;
+
+template <typename Op, typename scalar_t>
+using PackChains = Chains<compute_type<scalar_t>, Op::kSums, Pack<scalar_t>::kSize>;
+
+// Arithmetic of one pack: widened, the operation on every element, rounded. present(i): whether the
+// pack's element i is there.
+template <typename Op, typename scalar_t, typename Present>
+__device__ __forceinline__ OutputPacks<Op, scalar_t> apply(
+    const InputPacks<Op, scalar_t>& inputs,
+    const PackParams<Op, scalar_t>& params,
+    PackChains<Op, scalar_t>& chains,
+    const Present& present) {
+  using compute_t = compute_type<scalar_t>;
+  OutputPacks<Op, scalar_t> outputs;
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) {
-    const acc_t x = static_cast<acc_t>(input.value[i]);
-    acc_t g = acc_t(0);
-    if constexpr (Op::kReadsGradOutput) {
-      g = static_cast<acc_t>(grad_output.value[i]);
+  for (int i = 0; i < Pack<scalar_t>::kSize; ++i) {
+    std::array<compute_t, Op::kInputs> values;
+#pragma unroll
+    for (int input = 0; input < Op::kInputs; ++input) {
+      values[input] = static_cast<compute_t>(inputs[input].value[i]);
     }
-    result.value[i] = static_cast<scalar_t>(Op::output(x, g, weight[i]));
-    if constexpr (Op::kReduces) {
-      sums[i] += Op::term(x, g);
+    ElementSums<compute_t, Op::kSums, Pack<scalar_t>::kSize> sums{chains, i, present(i)};
+    const std::array<compute_t, Op::kOutputs> results = Op::apply(values, params[i], sums);
+#pragma unroll
+    for (int output = 0; output < Op::kOutputs; ++output) {
+      outputs[output].value[i] = static_cast<scalar_t>(results[output]);
     }
   }
-  return result;
+  return outputs;
 }
 
-// A slot that is only in part the caller's, element by element.
-template <typename Op, typename scalar_t, typename acc_t, int kVector>
+// store(pointer, pack) for each output that is wanted.
+template <typename Op, typename scalar_t, typename Store>
+__device__ __forceinline__ void store_outputs(
+    const Operands<Op, scalar_t>& data,
+    const OutputPacks<Op, scalar_t>& outputs,
+    const Store& store) {
+#pragma unroll
+  for (int output = 0; output < Op::kOutputs; ++output) {
+    if (data.outputs[output] != nullptr) {
+      store(data.outputs[output], outputs[output]);
+    }
+  }
+}
+
+// A pack that is visited only in part, element by element.
+template <typename Op, typename scalar_t>
 __device__ __forceinline__ void visit_part(
-    const Operands<scalar_t, acc_t>& data,
-    const Slot& slot,
-    const acc_t (&weight)[kVector],
-    acc_t (&sums)[kVector]) {
-  const Pack<scalar_t> input = load_part(data.input, slot);
-  Pack<scalar_t> grad_output;
-  if constexpr (Op::kReadsGradOutput) {
-    grad_output = load_part(data.grad_output, slot);
+    const Operands<Op, scalar_t>& data,
+    const PackPlace& place,
+    const PackParams<Op, scalar_t>& params,
+    PackChains<Op, scalar_t>& chains) {
+  InputPacks<Op, scalar_t> inputs;
+#pragma unroll
+  for (int input = 0; input < Op::kInputs; ++input) {
+    inputs[input] = load_part(data.inputs[input], place);
   }
-  const Pack<scalar_t> result = apply<Op>(input, grad_output, weight, sums);
-  if (data.output != nullptr) {
-    store_part(data.output, slot, result);
-  }
+  const auto outputs =
+      apply<Op, scalar_t>(inputs, params, chains, [&](int i) { return place.has(i); });
+  store_outputs(data, outputs, [&](scalar_t* output, const Pack<scalar_t>& pack) {
+    store_part(output, place, pack);
+  });
 }
 
-// A thread's next slots: all loads, then arithmetic and stores; parts of slots, which are rare,
-// one by one behind them. The terms of the slots' elements i are added to sums[i].
-template <
-    typename Op,
-    bool kShifted,
-    typename Walk,
-    typename Cursor,
-    typename Data,
-    typename acc_t,
-    int kVector>
+// A thread's next packs: all loads, then arithmetic and stores; parts of packs, which are rare, one
+// by one behind them.
+template <typename Op, bool kShifted, typename Order, typename Cursor, typename scalar_t>
 __device__ __forceinline__ void visit(
-    const Walk& walk,
+    const Order& traversal,
     Cursor& cursor,
-    const Data& data,
-    const acc_t (&weight)[kVector],
-    acc_t (&sums)[kVector]) {
-  using scalar_t = typename Data::scalar_type;
-  constexpr int kUnroll = unroll<Op, kShifted>();
+    const Operands<Op, scalar_t>& data,
+    const PackParams<Op, scalar_t>& params,
+    PackChains<Op, scalar_t>& chains) {
+  constexpr int kPack = Pack<scalar_t>::kSize;
+  constexpr int kPacks = packs_per_visit(counts_of<Op>(), kShifted);
   const Cursor start = cursor;
-  int64_t position[kUnroll];
-  bool whole[kUnroll];
+  std::array<int64_t, kPacks> position;
+  std::array<bool, kPacks> whole;
   int64_t safe = -1;
   bool has_parts = false;
 #pragma unroll
-  for (int i = 0; i < kUnroll; ++i) {
-    const Slot slot = next_slot<kVector>(walk, cursor);
-    position[i] = slot.position;
-    whole[i] = slot.whole;
-    safe = slot.whole ? slot.position : safe;
-    has_parts = has_parts || (!slot.whole && !slot.empty());
+  for (int i = 0; i < kPacks; ++i) {
+    const PackPlace place = next_place<kPack>(traversal, cursor);
+    position[i] = place.position;
+    whole[i] = place.whole;
+    safe = place.whole ? place.position : safe;
+    has_parts = has_parts || (!place.whole && !place.empty());
   }
   if (safe >= 0) {
     // Every load is made, some twice: a condition around them would keep them from being in flight
     // together.
-    Pack<scalar_t> input[kUnroll];
-    Pack<scalar_t> grad_output[kUnroll];
+    std::array<InputPacks<Op, scalar_t>, kPacks> inputs;
 #pragma unroll
-    for (int i = 0; i < kUnroll; ++i) {
+    for (int i = 0; i < kPacks; ++i) {
       const int64_t from = whole[i] ? position[i] : safe;
-      input[i] = load<kShifted>(data.input + from, data.input_shift);
-      if constexpr (Op::kReadsGradOutput) {
-        grad_output[i] = load<kShifted>(data.grad_output + from, data.grad_output_shift);
+#pragma unroll
+      for (int input = 0; input < Op::kInputs; ++input) {
+        inputs[i][input] = load<kShifted>(data.inputs[input] + from, data.shifts[input]);
       }
     }
 #pragma unroll
-    for (int i = 0; i < kUnroll; ++i) {
+    for (int i = 0; i < kPacks; ++i) {
       if (whole[i]) {
-        const Pack<scalar_t> result = apply<Op>(input[i], grad_output[i], weight, sums);
-        if (data.output != nullptr) {
-          store(data.output + position[i], result);
-        }
+        const auto outputs =
+            apply<Op, scalar_t>(inputs[i], params, chains, [](int) { return true; });
+        store_outputs(data, outputs, [&](scalar_t* output, const Pack<scalar_t>& pack) {
+          store(output + position[i], pack);
+        });
       }
     }
   }
   if (has_parts) {
     Cursor again = start;
 #pragma unroll 1
-    for (int i = 0; i < kUnroll; ++i) {
-      const Slot slot = next_slot<kVector>(walk, again);
-      if (!slot.whole && !slot.empty()) {
-        visit_part<Op>(data, slot, weight, sums);
+    for (int i = 0; i < kPacks; ++i) {
+      const PackPlace place = next_place<kPack>(traversal, again);
+      if (!place.whole && !place.empty()) {
+        visit_part(data, place, params, chains);
       }
     }
   }

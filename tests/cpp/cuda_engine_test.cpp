@@ -1,10 +1,6 @@
-// The CUDA kernels themselves, run on the CPU (cuda_emulation.h) with small blocks on a small
-// device, so that every path is taken by small tensors: against an oracle that shares no code with
-// them.
-#include "cuda_problem.h"
-
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+// The CUDA engine itself, run on the CPU (cuda_emulation.h) with small blocks on a small device, so
+// that every path is taken by small tensors: PReLU against an oracle that shares no code with it.
+// (cuda_operations_test.cpp: that it runs any operation.)
 #include <gtest/gtest.h>
 
 #include <array>
@@ -14,11 +10,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "cuda_prelu.h"
+
 namespace torch_ext::cuda {
 namespace {
-
-using Half = c10::Half;
-using BFloat16 = c10::BFloat16;
 
 const Case kLayouts[] = {
     // Planes: aligned, odd, smaller than a block, shared, one.
@@ -69,22 +64,14 @@ const Case kLayouts[] = {
 
 template <typename T>
 class Layouts : public testing::Test {};
-using Types = testing::Types<
-    std::pair<double, double>,
-    std::pair<float, float>,
-    std::pair<Half, Half>,
-    std::pair<BFloat16, BFloat16>,
-    std::pair<Half, float>,
-    std::pair<BFloat16, float>>;
-TYPED_TEST_SUITE(Layouts, Types);
+TYPED_TEST_SUITE(Layouts, TestedTypes);
 
 TYPED_TEST(Layouts, AllPaths) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
+  using scalar_t = TypeParam;
   Seen seen{};
   int index = 0;
   for (const Case& c : kLayouts) {
-    check_all<scalar_t, weight_t>(c, ++index % 2 == 0 ? Fill::kExact : Fill::kRandom, seen);
+    check_all<scalar_t>(c, ++index % 2 == 0 ? Fill::kExact : Fill::kRandom, seen);
     ASSERT_FALSE(this->HasFatalFailure());
   }
   for (const int count :
@@ -97,16 +84,15 @@ TYPED_TEST(Layouts, AllPaths) {
 }
 
 TYPED_TEST(Layouts, Misalignment) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
-  constexpr int kVector = Pack<scalar_t>::kSize;
+  using scalar_t = TypeParam;
+  constexpr int kPack = Pack<scalar_t>::kSize;
   Seen seen{};
-  for (int offset = 1; offset < kVector; ++offset) {
-    const int other = (offset * 3 + 1) % kVector;
+  for (int offset = 1; offset < kPack; ++offset) {
+    const int other = (offset * 3 + 1) % kPack;
     for (const ChannelView view : {ChannelView{2, 2, 600}, {7, 77, 1}, {9, 3, 1}, {2, 5, 21}}) {
-      check_all<scalar_t, weight_t>({view, {offset, 0, 0}}, Fill::kExact, seen);
-      check_all<scalar_t, weight_t>({view, {offset, offset, offset}}, Fill::kRandom, seen);
-      check_all<scalar_t, weight_t>({view, {0, offset, other}}, Fill::kRandom, seen);
+      check_all<scalar_t>({view, {offset, 0, 0}}, Fill::kExact, seen);
+      check_all<scalar_t>({view, {offset, offset, offset}}, Fill::kRandom, seen);
+      check_all<scalar_t>({view, {0, offset, other}}, Fill::kRandom, seen);
       ASSERT_FALSE(this->HasFatalFailure());
     }
   }
@@ -115,16 +101,15 @@ TYPED_TEST(Layouts, Misalignment) {
   EXPECT_GT(seen.columns, 2);
 }
 
-// Every size around one and two vectors, for runs and for channels.
+// Every size around one and two packs, for runs and for channels.
 TYPED_TEST(Layouts, Tails) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
-  constexpr int kVector = Pack<scalar_t>::kSize;
+  using scalar_t = TypeParam;
+  constexpr int kPack = Pack<scalar_t>::kSize;
   Seen seen{};
-  for (int size = 1; size <= 2 * kVector + 1; ++size) {
-    check_all<scalar_t, weight_t>({{2, 2, size}}, Fill::kExact, seen);
-    check_all<scalar_t, weight_t>({{5, size, 1}, {0, 1, 0}}, Fill::kExact, seen);
-    check_all<scalar_t, weight_t>({{1, 1, 32 * kVector + size}}, Fill::kExact, seen);
+  for (int size = 1; size <= 2 * kPack + 1; ++size) {
+    check_all<scalar_t>({{2, 2, size}}, Fill::kExact, seen);
+    check_all<scalar_t>({{5, size, 1}, {0, 1, 0}}, Fill::kExact, seen);
+    check_all<scalar_t>({{1, 1, 32 * kPack + size}}, Fill::kExact, seen);
     ASSERT_FALSE(this->HasFatalFailure());
   }
   EXPECT_GT(seen.planes, 2);
@@ -132,13 +117,12 @@ TYPED_TEST(Layouts, Tails) {
 }
 
 TYPED_TEST(Layouts, MaskedOutputs) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
+  using scalar_t = TypeParam;
   Seen seen{};
   for (const ChannelView view : {ChannelView{2, 3, 301}, {33, 5, 1}, {3, 401, 1}}) {
-    Problem<scalar_t, weight_t> problem({view, {1, 0, 0}}, Fill::kExact, 1);
-    for (const Outputs outputs : {Outputs{true, false}, Outputs{false, true}}) {
-      check_backward(problem, outputs, true, seen);
+    const auto problem = prelu_problem<scalar_t>({view, {0, 1, 0}}, Fill::kExact, true);
+    for (const Outputs wanted : {Outputs{true, false}, Outputs{false, true}}) {
+      check_backward(problem, wanted, true, seen);
       ASSERT_FALSE(this->HasFatalFailure());
     }
   }
@@ -148,55 +132,49 @@ TYPED_TEST(Layouts, MaskedOutputs) {
 // The same term so often that a thread's chain in the accumulation type would drift out of the
 // bound; in one block, split over blocks, and over a cluster.
 TYPED_TEST(Layouts, ConstantData) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
+  using scalar_t = TypeParam;
   Seen seen{};
   const int64_t count = std::is_same_v<scalar_t, double> ? 3000000 : 300000;
   for (const ChannelView view : {ChannelView{1, 1, count}, {count / 2, 2, 1}}) {
     for (const auto& [unsplit, cluster] : {std::pair{2, 1}, {1 << 20, 1}, {1 << 20, 4}}) {
       const Case c{view, {0, 0, 0}, 32, 0, unsplit, cluster};
-      check_all<scalar_t, weight_t>(c, Fill::kConstant, seen);
+      check_all<scalar_t>(c, Fill::kConstant, seen);
       ASSERT_FALSE(this->HasFatalFailure());
     }
   }
-  EXPECT_EQ(seen.splits, 2);
-  EXPECT_EQ(seen.clusters, 2);
-  EXPECT_EQ(seen.unsplit, 2);
+  const int expected = static_cast<int>(2 * slope_types<scalar_t>().size());
+  EXPECT_EQ(seen.splits, expected);
+  EXPECT_EQ(seen.clusters, expected);
+  EXPECT_EQ(seen.unsplit, expected);
   EXPECT_EQ(seen.positive, 0);
-}
-
-template <typename scalar_t>
-scalar_t cast(double value) {
-  return static_cast<scalar_t>(static_cast<acc_of<scalar_t>>(value));
 }
 
 // Every special value against every other, in x, g and weight.
 TYPED_TEST(Layouts, SpecialValues) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
-  const double tiny = std::is_same_v<scalar_t, double>     ? 0x1p-1074
-                      : std::is_same_v<scalar_t, Half>     ? 0x1p-24
-                      : std::is_same_v<scalar_t, BFloat16> ? 0x1p-133
-                                                           : 0x1p-149;
+  using scalar_t = TypeParam;
+  const double tiny = std::is_same_v<scalar_t, double>          ? 0x1p-1074
+                      : std::is_same_v<scalar_t, c10::Half>     ? 0x1p-24
+                      : std::is_same_v<scalar_t, c10::BFloat16> ? 0x1p-133
+                                                                : 0x1p-149;
   const std::array values{0.0, -0.0, kInf, -kInf, kNaN, 1.0, -1.0, tiny, -tiny, -0.75};
   const int64_t count = values.size();
   const int64_t pairs = count * count;
   Seen seen{};
   for (const ChannelView view : {ChannelView{pairs, count, 1}, {1, count, 6 * pairs}}) {
-    Problem<scalar_t, weight_t> problem({view}, Fill::kExact, 1);
-    for (int64_t c = 0; c < count; ++c) {
-      problem.weight.data()[c] = cast<weight_t>(values[c]);
+    for (const bool is_compute_type : slope_types<scalar_t>()) {
+      auto problem = prelu_problem<scalar_t>({view}, Fill::kExact, is_compute_type);
+      for (int64_t c = 0; c < count; ++c) {
+        problem.params[0].set(c, values[c]);
+      }
+      for (int64_t i = 0; i < view.numel(); ++i) {
+        const int64_t pair = view.inner == 1 ? i / count : i % pairs;
+        problem.x().data()[i] = cast<scalar_t>(values[pair / count]);
+        problem.g().data()[i] = cast<scalar_t>(values[pair % count]);
+      }
+      check_forward(problem, seen);
+      check_backward(problem, {true, true}, false, seen);
+      ASSERT_FALSE(this->HasFatalFailure());
     }
-    for (int64_t i = 0; i < view.numel(); ++i) {
-      const int64_t pair = view.inner == 1 ? i / count : i % pairs;
-      problem.input.data()[i] = cast<scalar_t>(values[pair / count]);
-      problem.grad_output.data()[i] = cast<scalar_t>(values[pair % count]);
-    }
-    Storage<scalar_t> output(problem.input.size(), 0);
-    run<PreluForward, scalar_t, weight_t>(problem, &output, nullptr, seen);
-    check_elements(problem, output, problem.input, "output", seen);
-    check_backward(problem, {true, true}, false, seen);
-    ASSERT_FALSE(this->HasFatalFailure());
   }
   EXPECT_GT(seen.planes, 0);
   EXPECT_GT(seen.columns, 0);
@@ -205,8 +183,7 @@ TYPED_TEST(Layouts, SpecialValues) {
 // Each channel's sum holds one case: a term that is not finite somewhere among many that are, the
 // same infinity twice, both infinities, and infinities that the select leaves out.
 TYPED_TEST(Layouts, NonFiniteSums) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
+  using scalar_t = TypeParam;
   struct Term {
     double x, g;
   };
@@ -223,22 +200,22 @@ TYPED_TEST(Layouts, NonFiniteSums) {
   Seen seen{};
   int infinite = 0, nan = 0, finite = 0;
   for (const ChannelView view : {ChannelView{700, count, 1}, {3, count, 900}}) {
-    Problem<scalar_t, weight_t> problem({view}, Fill::kExact, 1);
+    auto problem = prelu_problem<scalar_t>({view}, Fill::kExact, true);
     for (int64_t c = 0; c < count; ++c) {
       // Far apart, so that different threads, chains and splits meet them.
       const int64_t last = (view.outer - 1) * count * view.inner;
       const std::array at{c * view.inner + view.inner / 3, last + c * view.inner + view.inner / 2};
       for (int i = 0; i < 2; ++i) {
-        problem.input.data()[at[i]] = cast<scalar_t>(cases[c][i].x);
-        problem.grad_output.data()[at[i]] = cast<scalar_t>(cases[c][i].g);
+        problem.x().data()[at[i]] = cast<scalar_t>(cases[c][i].x);
+        problem.g().data()[at[i]] = cast<scalar_t>(cases[c][i].g);
       }
     }
-    Storage<weight_t> grad_weight(count, 0);
-    run<PreluBackward<true>, scalar_t, weight_t>(problem, nullptr, &grad_weight, seen);
+    Param<scalar_t> grad_weight(count, true, 1);
+    run<PreluBackward>(problem, nullptr, seen, StoreSums<scalar_t, 1>{{{grad_weight.output()}}});
     check_sums(problem, grad_weight, true);
     ASSERT_FALSE(this->HasFatalFailure());
     for (int64_t c = 0; c < count; ++c) {
-      const double sum = static_cast<double>(grad_weight.data()[c]);
+      const double sum = grad_weight[c];
       ++(std::isnan(sum) ? nan : std::isinf(sum) ? infinite : finite);
     }
   }
@@ -249,8 +226,7 @@ TYPED_TEST(Layouts, NonFiniteSums) {
 
 // Same bits from run to run, though the threads of a block arrive in any order.
 TYPED_TEST(Layouts, Determinism) {
-  using scalar_t = typename TypeParam::first_type;
-  using weight_t = typename TypeParam::second_type;
+  using scalar_t = TypeParam;
   Seen seen{};
   const Case cases[] = {
       {{3, 2, 700}},
@@ -258,14 +234,17 @@ TYPED_TEST(Layouts, Determinism) {
       {{3, 2, 700}, {0, 0, 0}, 32, 0, 20, 4},
       {{150, 3, 1}, {0, 0, 0}, 32, 0, 20, 4}};
   for (const Case& c : cases) {
-    const ChannelView& view = c.view;
-    Problem<scalar_t, weight_t> problem(c, Fill::kRandom, 1);
-    Storage<weight_t> first(view.channels, 0);
-    run<PreluBackward<true>, scalar_t, weight_t>(problem, nullptr, &first, seen);
+    const auto problem = prelu_problem<scalar_t>(c, Fill::kRandom, true);
+    const auto sums = [&] {
+      Param<scalar_t> sums(c.view.channels, true, 1);
+      run<PreluBackward>(problem, nullptr, seen, StoreSums<scalar_t, 1>{{{sums.output()}}});
+      return sums;
+    };
+    const Param<scalar_t> first = sums();
     for (int repeat = 0; repeat < 5; ++repeat) {
-      Storage<weight_t> again(view.channels, 0);
-      run<PreluBackward<true>, scalar_t, weight_t>(problem, nullptr, &again, seen);
-      ASSERT_EQ(std::memcmp(first.data(), again.data(), view.channels * sizeof(weight_t)), 0);
+      const Param<scalar_t> again = sums();
+      const size_t bytes = c.view.channels * sizeof(compute_type<scalar_t>);
+      ASSERT_EQ(std::memcmp(first.wide.data(), again.wide.data(), bytes), 0);
     }
   }
   EXPECT_GT(seen.splits, 0);

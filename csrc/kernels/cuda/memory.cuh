@@ -5,18 +5,19 @@
 #include <cstdint>
 
 #include "kernels/cuda/intrinsics.cuh"
-#include "kernels/cuda/walk.h"
+#include "kernels/cuda/traversal.h"
 
 namespace torch_ext::cuda {
 
+// Neighbouring elements, as one load brings them.
 template <typename scalar_t>
-struct alignas(kVectorBytes) Pack {
-  static constexpr int kSize = kVectorBytes / sizeof(scalar_t);
+struct alignas(kPackBytes) Pack {
+  static constexpr int kSize = kPackBytes / sizeof(scalar_t);
   scalar_t value[kSize];
 };
 
 struct Words {
-  uint32_t word[kVectorBytes / 4];
+  uint32_t word[kPackBytes / 4];
 };
 
 template <typename scalar_t>
@@ -58,7 +59,7 @@ __device__ __forceinline__ Words join(const Words& low, const Words& high, int b
   return joined;
 }
 
-// Where two tensors' 16-byte boundaries differ (kShifted), a slot of the one starts `shift`
+// Where two tensors' 16-byte boundaries differ (kShifted), a pack of the one starts `shift`
 // elements above a boundary of the other: two aligned loads, of which the second is the
 // neighbouring thread's first and so comes from the cache.
 template <bool kShifted, typename scalar_t>
@@ -73,25 +74,24 @@ __device__ __forceinline__ Pack<scalar_t> load(const scalar_t* source, int shift
   }
 }
 
-// The caller's part of a slot, zeros around it.
+// The part of a pack that is visited, zeros around it.
 template <typename scalar_t>
-__device__ __forceinline__ Pack<scalar_t> load_part(const scalar_t* data, const Slot& slot) {
+__device__ __forceinline__ Pack<scalar_t> load_part(const scalar_t* data, const PackPlace& place) {
   Pack<scalar_t> pack;
 #pragma unroll
   for (int i = 0; i < Pack<scalar_t>::kSize; ++i) {
-    const bool inside = slot.begin <= i && i < slot.end;
-    pack.value[i] = inside ? data[slot.position + i] : scalar_t(0.0f);
+    pack.value[i] = place.has(i) ? data[place.position + i] : scalar_t(0.0f);
   }
   return pack;
 }
 
 template <typename scalar_t>
 __device__ __forceinline__ void store_part(
-    scalar_t* data, const Slot& slot, const Pack<scalar_t>& pack) {
+    scalar_t* data, const PackPlace& place, const Pack<scalar_t>& pack) {
 #pragma unroll
   for (int i = 0; i < Pack<scalar_t>::kSize; ++i) {
-    if (slot.begin <= i && i < slot.end) {
-      data[slot.position + i] = pack.value[i];
+    if (place.has(i)) {
+      data[place.position + i] = pack.value[i];
     }
   }
 }

@@ -1,0 +1,100 @@
+// Runs an operation on the current GPU and stream: run<Op>. What the kernels need of PyTorch, its
+// stream, its allocator and its checks, is here and nowhere else. Knows no tensors and no
+// operation.
+#pragma once
+
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAMacros.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+
+#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/run.cuh"
+
+namespace torch_ext::cuda {
+
+// Every kernel starts here: on the current stream, and with its launch checked.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), const Grid& grid, const Arguments&... arguments) {
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  config.attrs = &cluster;
+  config.numAttrs = grid.cluster > 1 ? 1 : 0;
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+struct Gpu {
+  int arch;  // as in Tuning
+  Device device;
+};
+
+inline Gpu ask_gpu(c10::DeviceIndex index, const void* any_kernel) {
+  const auto attribute = [&](cudaDeviceAttr name) {
+    int value = 0;
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, index));
+    return value;
+  };
+  const int arch = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+                   attribute(cudaDevAttrComputeCapabilityMinor);
+  // Whether the code that runs on it was compiled with clusters, only the driver knows: where no
+  // machine code fits, it translates PTX, which may be older than the GPU.
+  cudaFuncAttributes code{};
+  C10_CUDA_CHECK(cudaFuncGetAttributes(&code, any_kernel));
+  return {
+      arch,
+      {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxThreadsPerMultiProcessor),
+       arch >= 90 && code.ptxVersion >= 90}};
+}
+
+// The current GPU, which is asked once. All kernels of this library are compiled alike.
+inline const Gpu& current_gpu(const void* any_kernel) {
+  static std::array<std::once_flag, C10_COMPILE_TIME_MAX_GPUS> asked;
+  static std::array<Gpu, C10_COMPILE_TIME_MAX_GPUS> answers;
+  const c10::DeviceIndex index = c10::cuda::current_device();
+  std::call_once(asked[index], [&] { answers[index] = ask_gpu(index, any_kernel); });
+  return answers[index];
+}
+
+// What run.cuh takes to start a kernel.
+inline constexpr auto kLaunch = [](auto kernel, const Grid& grid, const auto&... arguments) {
+  launch(kernel, grid, arguments...);
+};
+
+// Memory for the current stream's kernels, until the pointer is gone.
+inline c10::DataPtr workspace(int64_t bytes) {
+  return c10::cuda::CUDACachingAllocator::get()->allocate(static_cast<size_t>(bytes));
+}
+
+// Runs the operation on every element, and the step on every channel's sums. For at least one
+// element.
+template <typename Op, typename scalar_t, typename Step = NoStep>
+void run(const ChannelView& view, Operands<Op, scalar_t> data, const Step& step = {}) {
+  const void* any_kernel = reinterpret_cast<const void*>(run_planes<Op, false, scalar_t, Step>);
+  const Gpu& gpu = current_gpu(any_kernel);
+  const Work work = align(data, view);
+  const LaunchPlan plan = plan_launch(work, tuning_of(gpu.arch), gpu.device);
+  c10::DataPtr partials;
+  if (plan.has_second_kernel()) {
+    partials = workspace(plan.workspace_bytes);
+    data.partials = static_cast<compute_type<scalar_t>*>(partials.get());
+  }
+  run_plan(work, plan, data, step, kLaunch);
+}
+
+// Adds totals of each channel over the channels, for values that all of them share: see run.cuh.
+template <typename Step>
+void run_shared(const double* totals, int64_t channels, const Step& step) {
+  run_shared(totals, channels, step, kLaunch);
+}
+
+}  // namespace torch_ext::cuda
