@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cpu/channel_tasks.h"
+#include "kernels/channel_view.h"
 
 namespace torch_ext::bench {
 
@@ -14,12 +14,12 @@ namespace torch_ext::bench {
 // what makes another thread worth waking.
 template <typename Body>
 void parallel_for(int threads, int64_t size, int64_t grain, const Body& body) {
-  const int64_t team = std::min<int64_t>(threads, cpu::ceil_div(size, grain));
+  const int64_t team = std::min<int64_t>(threads, ceil_div(size, grain));
   if (team <= 1) {
     body(int64_t{0}, size);
     return;
   }
-  const int64_t share = cpu::ceil_div(size, team);
+  const int64_t share = ceil_div(size, team);
 #pragma omp parallel num_threads(static_cast<int>(team))
   {
     const int64_t first = omp_get_thread_num() * share;

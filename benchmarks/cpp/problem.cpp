@@ -12,7 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/cpu/prelu.h"
+#include "kernels/cpu/sweep.h"
+#include "kernels/prelu.h"
 #include "parallel.h"
 
 namespace torch_ext::bench {
@@ -28,49 +29,34 @@ constexpr size_t kGradOutputOffset = 1408;
 
 constexpr size_t kCacheLine = 64;
 
-enum class Capability { kDefault, kAvx2, kAvx512 };
-
-Capability detect() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return Capability::kAvx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return Capability::kAvx2;
-  }
-#endif
-  return Capability::kDefault;
+cpu::InstructionSet best_instruction_set() {
+  static const cpu::InstructionSet best = cpu::supported_instruction_sets().back();
+  return best;
 }
 
-template <typename scalar_t, typename weight_t>
-const cpu::PreluKernels<scalar_t, weight_t>& best_kernels() {
-#if defined(__x86_64__)
-  switch (detect()) {
-    case Capability::kAvx512:
-      return cpu::AVX512::prelu_kernels<scalar_t, weight_t>();
-    case Capability::kAvx2:
-      return cpu::AVX2::prelu_kernels<scalar_t, weight_t>();
-    case Capability::kDefault:
-      break;
+// A Runtime of the engine's sweeps: this number of threads, and memory that is made once.
+struct Runtime {
+  int threads;
+  std::vector<std::byte>& memory;
+
+  template <typename Body>
+  void parallel_for(int64_t size, int64_t grain, const Body& body) const {
+    bench::parallel_for(threads, size, grain, body);
   }
-#endif
-  return cpu::DEFAULT::prelu_kernels<scalar_t, weight_t>();
-}
+  cpu::Memory allocate(int64_t bytes) const {
+    memory.resize(std::max<size_t>(memory.size(), bytes));
+    return {memory.data(), [](void*) {}};
+  }
+};
 
 template <typename scalar_t, typename weight_t>
 class TypedProblem : public Problem {
-  using Kernels = cpu::PreluKernels<scalar_t, weight_t>;
-  using acc_t = typename Kernels::acc_t;
-
  public:
   explicit TypedProblem(const Case& benchmark_case)
       : Problem(benchmark_case, sizeof(scalar_t)),
         view_(benchmark_case.view),
-        kernels_(best_kernels<scalar_t, weight_t>()),
         weight_(view_.channels),
-        grad_weight_(view_.channels),
-        partial_(cpu::ChannelTasks(view_, sizeof(scalar_t), true).splits() * view_.channels) {
+        grad_weight_(view_.channels) {
     std::mt19937 random(11);
     for (int64_t i = 0; i < view_.numel(); ++i) {
       input()[i] = static_cast<scalar_t>(uniform(random));
@@ -83,29 +69,18 @@ class TypedProblem : public Problem {
   }
 
   void forward(int threads) override {
-    const cpu::ChannelTasks tasks(view_, sizeof(scalar_t), /*sums=*/false);
-    const cpu::ChannelwiseOperands<scalar_t, weight_t, 1> operands{
-        {{input()}, result()}, weight_.data(), tasks.should_bypass_caches(result())};
-    parallel_for(threads, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {
-      kernels_.forward(tasks, first, last, operands);
-    });
+    const cpu::Operands<PreluForward, scalar_t> operands{{input()}, {result()}, {slopes()}};
+    cpu::run(
+        view_, {best_instruction_set()}, Runtime{threads, memory_},
+        cpu::Sweep(operands, cpu::NoStep()));
   }
 
   void backward(int threads) override {
-    const cpu::ChannelTasks tasks(view_, sizeof(scalar_t), /*sums=*/true);
-    const cpu::ChannelwiseOperands<scalar_t, weight_t, 2> operands{
-        {{grad_output(), input()}, result()}, weight_.data(), tasks.should_bypass_caches(result())};
-    const cpu::ChannelSums<acc_t, weight_t> sums{
-        tasks.splits() > 1 ? partial_.data() : nullptr, grad_weight_.data(), view_.channels};
-    parallel_for(threads, tasks.size(), tasks.grain(), [&](int64_t first, int64_t last) {
-      kernels_.backward(tasks, first, last, operands, sums);
-    });
-    if (sums.partial != nullptr) {
-      const int64_t grain = cpu::ceil_div(cpu::tuning::kThreadElements, tasks.splits());
-      parallel_for(threads, view_.channels, grain, [&](int64_t first, int64_t last) {
-        sums.finish(tasks.splits(), first, last);
-      });
-    }
+    const cpu::Operands<PreluBackward, scalar_t> operands{
+        {grad_output(), input()}, {result()}, {slopes()}};
+    const cpu::StoreSums<scalar_t, 1> step{{{grad_weight_.data(), kComputeType}}};
+    cpu::run(
+        view_, {best_instruction_set()}, Runtime{threads, memory_}, cpu::Sweep(operands, step));
   }
 
   void check_kernels(int threads) override {
@@ -128,6 +103,9 @@ class TypedProblem : public Problem {
   static float uniform(std::mt19937& random) {
     return static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31f;
   }
+
+  static constexpr bool kComputeType = std::is_same_v<weight_t, compute_type<scalar_t>>;
+  ChannelInput<scalar_t> slopes() const { return {weight_.data(), kComputeType, 1}; }
 
   scalar_t* input() const { return input_.as<scalar_t>(); }
   scalar_t* grad_output() const { return grad_output_.as<scalar_t>(); }
@@ -184,10 +162,9 @@ class TypedProblem : public Problem {
   }
 
   const ChannelView view_;
-  const Kernels& kernels_;
   std::vector<weight_t> weight_;
   std::vector<weight_t> grad_weight_;
-  std::vector<cpu::WideSum<acc_t>> partial_;
+  std::vector<std::byte> memory_;  // of partial sums
 };
 
 template <typename scalar_t, typename weight_t>
@@ -256,8 +233,8 @@ void Problem::fail(const std::string& what) const {
 // A thread's share is a whole number of cache lines, and threads join in from the same size on as
 // for the kernels.
 void Problem::run(Pass pass, const std::array<const Buffer*, 2>& inputs, int threads) {
-  const int64_t lines = cpu::ceil_div(bytes_, kCacheLine);
-  const int64_t grain = cpu::tuning::kThreadElements * element_size_ / kCacheLine;
+  const int64_t lines = ceil_div(bytes_, kCacheLine);
+  const int64_t grain = cpu::kTuning.thread_elements * element_size_ / kCacheLine;
   parallel_for(threads, lines, grain, [&](int64_t first, int64_t last) {
     const size_t begin = first * kCacheLine;
     const size_t end = std::min(last * kCacheLine, bytes_);
@@ -279,15 +256,7 @@ std::unique_ptr<Problem> make_problem(const Case& benchmark_case) {
 }
 
 const char* capability() {
-  switch (detect()) {
-    case Capability::kAvx512:
-      return "AVX512";
-    case Capability::kAvx2:
-      return "AVX2";
-    case Capability::kDefault:
-      break;
-  }
-  return "DEFAULT";
+  return cpu::name_of(best_instruction_set());
 }
 
 }  // namespace torch_ext::bench
