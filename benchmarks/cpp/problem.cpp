@@ -72,13 +72,13 @@ class TypedProblem : public Problem {
     const cpu::Operands<PreluForward, scalar_t> operands{{input()}, {result()}, {slopes()}};
     cpu::run(
         view_, {best_instruction_set()}, Runtime{threads, memory_},
-        cpu::Sweep(operands, cpu::NoStep()));
+        cpu::Sweep(operands, NoStep()));
   }
 
   void backward(int threads) override {
     const cpu::Operands<PreluBackward, scalar_t> operands{
         {grad_output(), input()}, {result()}, {slopes()}};
-    const cpu::StoreSums<scalar_t, 1> step{{{grad_weight_.data(), kComputeType}}};
+    const StoreSums<scalar_t, 1> step{{{grad_weight_.data(), kComputeType}}};
     cpu::run(
         view_, {best_instruction_set()}, Runtime{threads, memory_}, cpu::Sweep(operands, step));
   }

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/launch.h"
 #include "kernels/prelu.h"
+#include "kernels/step.h"
 #include "ops/channel_tensors.h"
 #include "ops/huge_pages.h"
 #include "ops/knobs.h"
@@ -25,7 +26,7 @@ void forward(const PreluArgs& args, const at::Tensor& output) {
       {args.input().const_data_ptr<scalar_t>()},
       {output.mutable_data_ptr<scalar_t>()},
       {channel_input<scalar_t>(args.weight())}};
-  cpu::launch(args.view(), knobs().nt_stores, cpu::Sweep(operands, cpu::NoStep()));
+  cpu::run(args.view(), knobs().nt_stores, cpu::Sweep(operands, NoStep()));
 }
 
 template <typename Op, typename scalar_t>
@@ -45,13 +46,13 @@ void backward(
     const at::Tensor& grad_input,
     const at::Tensor& grad_weight) {
   if (grad_weight.defined()) {
-    const cpu::StoreSums<scalar_t, 1> step{{channel_output<scalar_t>(grad_weight)}};
+    const StoreSums<scalar_t, 1> step{{channel_output<scalar_t>(grad_weight)}};
     const auto operands = backward_operands<PreluBackward, scalar_t>(args, grad_output, grad_input);
-    cpu::launch(args.view(), knobs().nt_stores, cpu::Sweep(operands, step));
+    cpu::run(args.view(), knobs().nt_stores, cpu::Sweep(operands, step));
   } else {
     using Op = WithoutSums<PreluBackward>;
     const auto operands = backward_operands<Op, scalar_t>(args, grad_output, grad_input);
-    cpu::launch(args.view(), knobs().nt_stores, cpu::Sweep(operands, cpu::NoStep()));
+    cpu::run(args.view(), knobs().nt_stores, cpu::Sweep(operands, NoStep()));
   }
 }
 

@@ -10,11 +10,12 @@
 #include <array>
 #include <tuple>
 
-#include "kernels/channel_values.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operands.cuh"
 #include "kernels/operation.h"
 #include "kernels/prelu.h"
+#include "kernels/step.h"
+#include "ops/channel_tensors.h"
 #include "ops/prelu_args.h"
 
 namespace torch_ext {
@@ -25,17 +26,6 @@ void dispatch_dtype(const PreluArgs& args, const Function& function) {
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, args.input().scalar_type(), "prelu_cuda",
       [&] { function.template operator()<scalar_t>(); });
-}
-
-// Slopes and their gradient have the data's type or the compute type.
-template <typename scalar_t>
-bool is_compute_type(const at::Tensor& values) {
-  return values.scalar_type() == c10::CppTypeToScalarType<compute_type<scalar_t>>::value;
-}
-
-template <typename scalar_t>
-ChannelInput<scalar_t> slopes_of(const PreluArgs& args) {
-  return {args.weight().const_data_ptr(), is_compute_type<scalar_t>(args.weight()), 1};
 }
 
 at::Tensor prelu_cuda(const at::Tensor& input, const at::Tensor& weight) {
@@ -49,7 +39,7 @@ at::Tensor prelu_cuda(const at::Tensor& input, const at::Tensor& weight) {
     cuda::Operands<PreluForward, scalar_t> data{};
     data.inputs = {args.input().const_data_ptr<scalar_t>()};
     data.outputs = {output.mutable_data_ptr<scalar_t>()};
-    data.params = {slopes_of<scalar_t>(args)};
+    data.params = {channel_input<scalar_t>(args.weight())};
     cuda::run(args.view(), data);
   });
   return output;
@@ -61,7 +51,7 @@ cuda::Operands<Op, scalar_t> backward_operands(
   cuda::Operands<Op, scalar_t> data{};
   data.inputs = {grad_output.const_data_ptr<scalar_t>(), args.input().const_data_ptr<scalar_t>()};
   data.outputs = {grad_input.defined() ? grad_input.mutable_data_ptr<scalar_t>() : nullptr};
-  data.params = {slopes_of<scalar_t>(args)};
+  data.params = {channel_input<scalar_t>(args.weight())};
   return data;
 }
 
@@ -88,8 +78,7 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_cuda(
   }
   dispatch_dtype(args, [&]<typename scalar_t>() {
     if (output_mask[1]) {
-      const cuda::StoreSums<scalar_t, 1> step{
-          {{{grad_weight.mutable_data_ptr(), is_compute_type<scalar_t>(grad_weight)}}}};
+      const StoreSums<scalar_t, 1> step{{channel_output<scalar_t>(grad_weight)}};
       cuda::run(
           args.view(), backward_operands<PreluBackward, scalar_t>(args, matched, grad_input), step);
     } else {

@@ -5,6 +5,7 @@
 #include "cuda_emulation.h"
 // clang-format off: the kernels need the emulation's names
 #include "kernels/cuda/run.cuh"
+#include "kernels/step.h"
 // clang-format on
 
 #include <c10/util/BFloat16.h>

@@ -95,8 +95,8 @@ struct NormPreluForward {
   }
 };
 
-// Sums of gz, gz * (x - mean) and, where z <= 0, g * z; gz is the gradient behind the PReLU. In eval
-// mode also dL/dx = gz * scale.
+// Sums of gz, gz * (x - mean) and, where z <= 0, g * z; gz is the gradient behind the PReLU. In
+// eval mode also dL/dx = gz * scale.
 template <bool kEval>
 struct NormPreluReduce {
   static constexpr int kInputs = 2;

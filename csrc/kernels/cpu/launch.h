@@ -29,7 +29,7 @@ struct PyTorch {
 
 // `stream`: large results may be written past the caches.
 template <typename... Sweeps>
-void launch(const ChannelView& view, bool stream, Sweeps... sweeps) {
+void run(const ChannelView& view, bool stream, Sweeps... sweeps) {
   run(view, {instruction_set_in_use(), stream}, PyTorch(), std::move(sweeps)...);
 }
 

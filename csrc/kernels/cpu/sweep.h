@@ -10,6 +10,7 @@
 
 #include "kernels/cpu/instruction_sets.h"
 #include "kernels/cpu/run_tasks.h"
+#include "kernels/step.h"
 
 namespace torch_ext::cpu {
 
@@ -39,23 +40,6 @@ struct RunOptions {
   bool stream = true;  // large results may be written past the caches
   int tensors = 0;     // that several sweeps touch, each counted once
   Tuning tuning = kTuning;
-};
-
-// The step of an operation without sums.
-struct NoStep {
-  void operator()(int64_t, const std::array<double, 0>&) const {}
-};
-
-// The step that most sums end with: round them, and store each in its tensor.
-template <typename scalar_t, int kSums>
-struct StoreSums {
-  std::array<ChannelOutput<scalar_t>, kSums> outputs;
-
-  void operator()(int64_t channel, const std::array<double, kSums>& totals) const {
-    for (int s = 0; s < kSums; ++s) {
-      outputs[s].write(channel, totals[s]);
-    }
-  }
 };
 
 // An operation over all elements and a step for each channel: step(channel, totals), once, when the

@@ -15,6 +15,7 @@
 
 #include "kernels/cuda/kernels.cuh"
 #include "kernels/cuda/run.cuh"
+#include "kernels/step.h"
 
 namespace torch_ext::cuda {
 

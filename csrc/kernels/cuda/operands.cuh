@@ -1,5 +1,4 @@
-// What an operation's kernels read and write, as pointers, and what they do with finished sums.
-// Knows no layout.
+// What an operation's kernels read and write, as pointers. Knows no layout.
 #pragma once
 
 #include <array>
@@ -22,34 +21,6 @@ struct Operands {
   std::array<int, Op::kInputs> shifts;  // elements from a 16-byte boundary to where packs start
   // A row of channels for each split, one sum behind the other, where a second kernel finishes.
   compute_type<scalar_t>* partials;
-};
-
-// A *step* takes the finished sums of a channel. It has their number, kSums, and is called once for
-// each channel, by some thread: step(channel, totals).
-
-struct NoStep {
-  static constexpr int kSums = 0;
-
-  __device__ __forceinline__ void operator()(
-      int64_t /*channel*/, const std::array<double, 0>& /*totals*/) const {}
-};
-
-// Sums that are results as they are.
-template <typename scalar_t, int kCount>
-struct StoreSums {
-  static constexpr int kSums = kCount;
-
-  std::array<ChannelOutput<scalar_t>, kSums> outputs;  // of null: not wanted
-
-  __device__ __forceinline__ void operator()(
-      int64_t channel, const std::array<double, kSums>& totals) const {
-#pragma unroll
-    for (int sum = 0; sum < kSums; ++sum) {
-      if (outputs[sum].values != nullptr) {
-        outputs[sum].write(channel, totals[sum]);
-      }
-    }
-  }
 };
 
 }  // namespace torch_ext::cuda
