@@ -63,7 +63,7 @@ def sums():
     """From terms to the gradient of one slope."""
     parts = [
         label(
-            8, 20, "lanes of vector registers, K terms one after the other, in the data's precision"
+            8, 20, "chains: lanes of vector registers, K terms one after the other, in the compute type"
         )
     ]
     for chain in range(4):
@@ -73,7 +73,7 @@ def sums():
     parts += [
         box(208, 86, 200, 24, SLOPES[0], "tree over four chains"),
         arrow(308, 112, 308, 134),
-        box(208, 136, 200, 24, SLOPES[1], "wide sum of a task"),
+        box(208, 136, 200, 24, SLOPES[1], "accumulator of a task"),
         label(416, 153, "double, or a TwoSum pair"),
         arrow(308, 162, 308, 184),
         box(208, 186, 200, 24, SLOPES[1], "partial sums, in index order"),
