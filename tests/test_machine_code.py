@@ -1,6 +1,7 @@
 """What the compiler made of the kernels: AVX code only where AVX was asked for; and nothing, anywhere,
 that changes the processor's mode of arithmetic."""
 
+import os
 import pathlib
 import platform
 import re
@@ -58,6 +59,38 @@ def test_only_functions_for_avx512_use_it(code):
     users = {function for function, instruction in code if "%zmm" in instruction}
     assert [name for name in users if "AVX512::" not in name] == []
     assert users, "this test would not see AVX-512 where it is"
+
+
+def shared_symbols(listing):
+    """Of `nm -C`: what an object defines for other objects, too, and not under its own namespace."""
+    symbols = (line.split(maxsplit=2) for line in listing.splitlines())
+    return {
+        name
+        for _, kind, name in (parts for parts in symbols if len(parts) == 3)
+        if kind in "TWVBDRGu" and not re.search(r"::AVX\w+::", name)
+    }
+
+
+def test_objects_for_avx_share_no_function_with_others():
+    """A linker takes one copy of an inline function; it must not find one that uses AVX, in any
+    configuration of the build."""
+    build = os.environ.get("TORCH_EXT_BUILD_DIR")
+    objects = sorted(pathlib.Path(build or "none").glob("CMakeFiles/*_AVX*.dir/**/*.o"))
+    if not objects:
+        pytest.skip("no objects: run by `make pytest`, or set TORCH_EXT_BUILD_DIR")
+    assert len(objects) >= 2
+    for path in objects:
+        listing = subprocess.run(
+            ["nm", "-C", "--defined-only", path], check=True, capture_output=True, text=True
+        ).stdout
+        assert "run_tasks<torch_ext::Prelu" in listing
+        assert shared_symbols(listing) == set(), path
+
+
+def test_a_planted_function_of_all_is_found():
+    own = "0 W void torch_ext::cpu::AVX2::run_tasks<torch_ext::PreluForward, float>(int)"
+    planted = "0000000000000000 W torch_ext::cpu::Plan::size() const"
+    assert shared_symbols(f"{own}\n{planted}\n") == {"torch_ext::cpu::Plan::size() const"}
 
 
 def mode_changes(pairs):

@@ -1,7 +1,10 @@
 """Any number of threads, from any thread, as often as you like: the same bits."""
 
 import ctypes
+import os
 import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -130,3 +133,31 @@ def test_eight_threads_share_a_module_for_a_thousand_rounds():
     with ThreadPoolExecutor(PYTHON_THREADS) as pool:
         for job in [pool.submit(work, step) for step in steps]:
             job.result()
+
+
+SMALL_STACKS = """
+import sys, torch, torch_ext
+from torch import nn
+torch.set_num_threads(4)
+for dtype in (torch.float64, torch.float32, torch.bfloat16):
+    for shape in ((4096, 3000), (64, 96, 7, 7), (8, 130, 30, 30)):
+        x = torch.randn(shape, dtype=dtype, requires_grad=True)
+        layer = (torch_ext if "ours" in sys.argv else nn).PReLU(shape[1], dtype=dtype)
+        layer(x).sum().backward()
+        assert x.grad.isfinite().all() and layer.weight.grad.isfinite().all()
+print("done by", torch.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize("layer", ("ours", "pytorchs"))
+def test_worker_threads_with_small_stacks(layer):
+    """64 KiB, as musl and embedding programs give them: where PyTorch's own runs, so does ours."""
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_STACKS, layer],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_STACKSIZE": "64k"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "done by 4"

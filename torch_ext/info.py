@@ -18,6 +18,7 @@ def describe() -> str:
             "built with CUDA": build["cuda"],
             "CUDA architectures": build["archs"],
             "CPU capabilities": build["cpu_capabilities"],
+            "of these in use": _C.instruction_set(),
             "OpenMP": build["openmp"],
             "git commit": build["git"],
             "library": _library.LIBRARY,
@@ -26,7 +27,7 @@ def describe() -> str:
         f"torch {torch.__version__}": {
             "built with CUDA": torch.version.cuda,
             "CUDA available": torch.cuda.is_available(),
-            "CPU capability in use": torch.backends.cpu.get_cpu_capability(),
+            "CPU capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "Python": f"{platform.python_version()} on {platform.platform()}",
         },

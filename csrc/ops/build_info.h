@@ -8,4 +8,7 @@ namespace torch_ext {
 // A JSON object: version, torch, cuda (null without), archs, cpu_capabilities, openmp, git.
 TORCH_EXT_API const char* build_info();
 
+// Of cpu_capabilities, the one whose kernels run.
+TORCH_EXT_API const char* instruction_set();
+
 }  // namespace torch_ext

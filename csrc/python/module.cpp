@@ -14,6 +14,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       [] { return py::module_::import("json").attr("loads")(torch_ext::build_info()); },
       "What the library was built from and for.");
   m.def(
+      "instruction_set", torch_ext::instruction_set,
+      "The instruction set whose CPU kernels run: one of build_info()'s cpu_capabilities.");
+  m.def(
       "huge_pages", [] { return torch_ext::knobs().huge_pages.load(); },
       "Whether large results ask for huge pages.");
   m.def(
