@@ -32,7 +32,7 @@ struct Everything {
     const auto above = a > p;
     sums[0].add(a + p, b > V(0));
     sums[1].add_product(a, b);
-    sums[2].add_product(b, q, !above & (b > a));
+    sums[2].add_product(b, q, (!above) & (b > a));
     return {select(above, q * a + r * b, multiply_add(s, b, t) - v)};
   }
 
@@ -95,8 +95,8 @@ struct NormPreluForward {
   }
 };
 
-// Sums of gz, gz * (x - mean) and, where z <= 0, g * z; gz is the gradient behind the PReLU. In eval
-// mode also dL/dx = gz * scale.
+// Sums of gz, gz * (x - mean) and, where z <= 0, g * z; gz is the gradient behind the PReLU. In
+// eval mode also dL/dx = gz * scale.
 template <bool kEval>
 struct NormPreluReduce {
   static constexpr int kInputs = 2;
