@@ -19,7 +19,7 @@ mutants: system environment $(VENV)/.bench-ready
 
 # By clang, which counts branches of the source (GCC: of the machine code, exceptions among them) and instances of a
 # template as one.
-COVERAGE_OBJECTS := $(addprefix -object=,libtorch_ext.so $(addprefix tests/cpp/,prelu_math_test channelwise_test \
+COVERAGE_OBJECTS := $(addprefix -object=,libtorch_ext.so $(addprefix tests/cpp/,prelu_operations_test cpu_engine_test \
   launch_plan_test cuda_engine_test prelu_test prelu_threads_test))
 coverage: export LLVM_PROFILE_FILE := $(abspath $(COVERAGE))/profiles/%m.profraw
 coverage: system environment static-tools

@@ -21,7 +21,7 @@ NOT_UNDER_ASAN_EITHER := $(addprefix --deselect=tests/test_faults.py::,test_any_
   test_a_process_without_memory_goes_on_when_there_is_some_and_loses_none)
 TSAN_ROUNDS := $(if $(FULL),1000,100)
 # valgrind is some fifty times slower than the program.
-VALGRIND_KERNELS := $(if $(FULL),*,*TakesEveryMisalignment:*LeavesOutWhatIsNotWanted)
+VALGRIND_KERNELS := $(if $(FULL),*,CpuEngine/*.TakesEveryMisalignment:CpuEngine/*.LeavesOutWhatIsNotWanted:CpuOperations/*.GivesTheSumsAlone)
 FUZZ_SECONDS ?= $(if $(FULL),600,60)
 # Instruction sets, each with its share of the time; native is the best one that there is.
 FUZZ_CAPABILITIES ?= native avx2 default
@@ -50,7 +50,7 @@ asan-build asan leaks fuzz: export ASAN_SYMBOLIZER_PATH := /usr/bin/llvm-symboli
 
 asan-build: system environment static-tools
 	$(call configure,$(ASAN),address$(,)undefined$(,)fuzzer-no-link,$(WITH_PACKAGE) -DTORCH_EXT_WERROR=ON -DTORCH_EXT_FUZZ=ON)
-	cmake --build $(ASAN) --target torch_ext_C canary $(if $(FULL),all,channelwise_test)
+	cmake --build $(ASAN) --target torch_ext_C canary $(if $(FULL),all,cpu_engine_test)
 	$(MUST_FAIL) "AddressSanitizer: heap-buffer-overflow" $(ASAN)/tests/cpp/canary read-past-the-end
 	$(MUST_FAIL) "signed integer overflow" $(ASAN)/tests/cpp/canary overflow
 
@@ -60,7 +60,7 @@ PRELOADED = PYTHONPATH=$(abspath $(ASAN)/package) \
 
 asan: asan-build
 	$(if $(FULL),ctest --test-dir $(ASAN) --output-on-failure --no-tests=error -j2, \
-	  $(ASAN)/tests/cpp/channelwise_test --gtest_brief=1)
+	  $(ASAN)/tests/cpp/cpu_engine_test --gtest_brief=1)
 	$(call package,$(ASAN))
 	$(MUST_FAIL) "AddressSanitizer: heap-buffer-overflow" env $(PRELOADED) $(PY) tests/canaries/read_past_the_end.py
 	cd $(ASAN)/package && $(PRELOADED) $(PYTEST) -p no:cacheprovider --rootdir=$(CURDIR) $(NOT_UNDER_ASAN_EITHER) \
@@ -74,10 +74,10 @@ tsan: export TSAN_OPTIONS := ignore_noninstrumented_modules=1:halt_on_error=1:su
 tsan: export OMP_NUM_THREADS := 1
 tsan: system environment
 	$(call configure,$(TSAN),thread)
-	cmake --build $(TSAN) --target canary prelu_threads_test channelwise_test $(if $(FULL),cuda_engine_test)
+	cmake --build $(TSAN) --target canary prelu_threads_test cpu_engine_test $(if $(FULL),cuda_engine_test)
 	$(MUST_FAIL) "ThreadSanitizer: data race" $(TSAN)/tests/cpp/canary race
 	TORCH_EXT_TEST_ROUNDS=$(TSAN_ROUNDS) $(TSAN)/tests/cpp/prelu_threads_test --gtest_brief=1
-	$(TSAN)/tests/cpp/channelwise_test --gtest_brief=1 --gtest_filter='*.TasksMayRunAtOnce'
+	$(TSAN)/tests/cpp/cpu_engine_test --gtest_brief=1 --gtest_filter='*.TasksMayRunAtOnce'
 	$(if $(FULL),$(TSAN)/tests/cpp/cuda_engine_test --gtest_brief=1)
 
 # --- leaks, uninitialised memory ---------------------------------------------------------------------------
@@ -94,7 +94,7 @@ valgrind: build
 	@mkdir -p $(BUILD)-valgrind && printf '#include <cstdlib>\nint main() { return *(volatile int*)std::malloc(4) == 42; }' \
 	  | c++ -x c++ -o $(BUILD)-valgrind/planted -
 	$(MUST_FAIL) "uninitialised" $(MEMCHECK) $(BUILD)-valgrind/planted
-	$(MEMCHECK) $(BUILD)/tests/cpp/channelwise_test --gtest_brief=1 --gtest_filter='$(VALGRIND_KERNELS)'
+	$(MEMCHECK) $(BUILD)/tests/cpp/cpu_engine_test --gtest_brief=1 --gtest_filter='$(VALGRIND_KERNELS)'
 	$(if $(FULL),cmake --build $(BUILD) --target prelu_repeated && $(MEMCHECK) $(BUILD)/tests/cpp/prelu_repeated 3)
 
 # --- fuzzing ---------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ check-tidy: $(STATIC)/build.ninja
 
 # (The whole library is not linked: clang would bring its own OpenMP runtime beside torch's.)
 check-clang: $(STATIC)/build.ninja
-	cmake --build $(STATIC) --target channelwise_test
-	$(STATIC)/tests/cpp/channelwise_test --gtest_brief=1
+	cmake --build $(STATIC) --target cpu_engine_test
+	$(STATIC)/tests/cpp/cpu_engine_test --gtest_brief=1
 
 # Without PyTorch's headers, so its macros are given; the old parser misreads packs in an argument list.
 CPPCHECK = cppcheck --quiet --std=c++20 --language=c++ --enable=warning,performance,portability --error-exitcode=1 \

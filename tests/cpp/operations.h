@@ -32,7 +32,7 @@ struct Everything {
     const auto above = a > p;
     sums[0].add(a + p, b > V(0));
     sums[1].add_product(a, b);
-    sums[2].add_product(b, q, !above & (b > a));
+    sums[2].add_product(b, q, (!above) & (b > a));
     return {select(above, q * a + r * b, multiply_add(s, b, t) - v)};
   }
 

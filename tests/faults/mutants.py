@@ -81,7 +81,7 @@ MUTANTS = (
         _LANES,
         "WideStep::kEvenOdd && std::isnan(value)",
         "false && std::isnan(value)",
-        "channelwise_test",
+        "cpu_engine_test",
     ),
     # ---- Sums -----------------------------------------------------------------------------------
     Mutant(
@@ -150,7 +150,7 @@ MUTANTS = (
         f"{_CPU}/channel_tasks.h",
         "row_blocks_ = ceil_div(rows_, row_block_);",
         "row_blocks_ = std::max<int64_t>(rows_ / row_block_, 1);",
-        "channelwise_test",
+        "cpu_engine_test",
     ),
     Mutant(
         "the end of a plane is computed",
@@ -178,7 +178,7 @@ MUTANTS = (
         f"{_CPU}/channel_tasks.h",
         "constexpr int64_t row_size() const {",
         "constexpr int32_t row_size() const {",
-        "channelwise_test",
+        "cpu_engine_test",
     ),
     # ---- Layouts --------------------------------------------------------------------------------
     Mutant(

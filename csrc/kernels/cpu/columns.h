@@ -103,7 +103,7 @@ class Columns {
 
   // Tasks first ... last - 1.
   void run(int64_t first, int64_t last) const {
-    const int64_t packs = cut_of(plan_[first]).packs();  // none has more
+    const int64_t packs = cut_of(plan_[first]).most_packs();
     Scratch scratch(State::bytes(packs));
     State state(scratch, packs);
     Range spread{0, 0};
@@ -141,6 +141,9 @@ class Columns {
     int64_t last_pack() const { return whole + 1; }
     int64_t last_column() const { return columns - P::kSize; }
     int64_t packs() const { return whole + (left > 0) + reaches_back(); }
+    // Of this many columns or fewer, which may need more packs: 16 are two of 8, but 15 one and two
+    // for what is left over.
+    int64_t most_packs() const { return whole + 2; }
   };
 
   Cut cut_of(const Task& task) const {
