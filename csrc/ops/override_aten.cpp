@@ -1,9 +1,11 @@
-// aten::prelu on our kernels while an override is open, stock's own kernel otherwise.
+// aten::prelu on our kernels while an override is open, PyTorch's own kernel otherwise.
 //
-// The kernel is registered once, when this library is loaded, and a counter decides in each call.
-// To register on entering and unregister on leaving would be unsafe: PyTorch guards its dispatch
-// table against other writers only, so a thread inside aten::prelu could read a half-written entry
-// or call a kernel that was just freed. A counter leaves nothing to restore.
+// The kernel is registered once, by the first override of the process, and stays; a counter decides
+// in each call. To register on entering and unregister on leaving would be unsafe each time:
+// PyTorch guards its dispatch table against other writers only, so a thread inside aten::prelu
+// could read a half-written entry or call a kernel that was just freed. To register when this
+// library is loaded would be safer still, but a program that never asks for an override keeps
+// PyTorch's operator as it is.
 #include "ops/override_aten.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -17,6 +19,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <optional>
+#include <string>
 
 #include "ops/prelu_composite.h"
 
@@ -66,9 +70,8 @@ at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
   return at::compositeimplicitautograd::prelu(input, weight);
 }
 
-// PyTorch warns, once in a process, that a kernel is replaced. This replacement does nothing until
-// asked to, and another library's should still be warned about: so no handler and, for the moment,
-// no "once".
+// PyTorch warns, once in a process, that a kernel is replaced. This replacement was asked for, and
+// another library's should still be warned about: so no handler and, for the moment, no "once".
 class NoWarnings : c10::WarningHandler {
  public:
   NoWarnings() { c10::WarningUtils::set_warnAlways(true); }
@@ -82,17 +85,61 @@ class NoWarnings : c10::WarningHandler {
   const c10::WarningUtils::WarningHandlerGuard silence_{this};
 };
 
+c10::OperatorHandle aten_prelu() {
+  return c10::Dispatcher::singleton().findSchemaOrThrow("aten::prelu", "");
+}
+
+// In place of PyTorch's kernel, for every key that PyTorch computes from it. Beside it, at the keys
+// of a device, would be seen by tracers: to them an operator with a kernel for CPU is no longer one
+// to decompose.
+torch::Library replace_kernel() {
+  const NoWarnings quietly;
+  torch::Library library(torch::Library::FRAGMENT, "aten", std::nullopt, __FILE__, __LINE__);
+  library.impl(
+      "prelu",
+      torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(prelu_switched)));
+  return library;
+}
+
+// Whether somebody else's kernel stands in front of PyTorch's, which is then one of several.
+bool is_replaced() {
+  const std::string kernels = aten_prelu().dumpState();
+  const std::string composite = "CompositeImplicitAutograd[alias]";
+  const size_t first = kernels.find(composite);
+  return first != std::string::npos &&
+         kernels.find(composite, first + composite.size()) != std::string::npos;
+}
+
+constexpr std::array kKeys{
+    c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
+    c10::DispatchKey::AutogradCUDA};
+
+void check_not_replaced(bool is_not_replaced, c10::DispatchKey key) {
+  TORCH_CHECK(
+      is_not_replaced, "torch_ext: override_aten cannot take over aten::prelu: ",
+      "another library has replaced it for ", key, ". Use torch_ext.replace_prelu(model) instead.");
+}
+
+// Ours, once it is in place. It is put there by the first call, and stays.
+const c10::KernelFunction& kernel_in_place() {
+  static const torch::Library library = [] {
+    check_not_replaced(!is_replaced(), c10::DispatchKey::CompositeImplicitAutograd);
+    for (const auto key : kKeys) {
+      check_not_replaced(!aten_prelu().hasKernelForDispatchKey(key), key);
+    }
+    return replace_kernel();
+  }();
+  static const c10::KernelFunction kernel = aten_prelu().lookup(c10::DispatchKeySet(kKeys[0]));
+  return kernel;
+}
+
 }  // namespace
 
 void enter_override_aten() {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::prelu", "");
-  for (const auto key :
-       {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
-        c10::DispatchKey::AutogradCUDA}) {
-    TORCH_CHECK(
-        !op.hasKernelForDispatchKey(key), "torch_ext: override_aten cannot take over aten::prelu: ",
-        "another library has replaced it for ", key,
-        ". Use torch_ext.replace_prelu(model) instead.");
+  const c10::KernelFunction& ours = kernel_in_place();
+  for (const auto key : kKeys) {
+    const auto& current = aten_prelu().lookup(c10::DispatchKeySet(key));
+    check_not_replaced(current._equalsBoxedAndUnboxed(ours), key);
   }
   ++open_overrides();
 }
@@ -111,16 +158,6 @@ OverrideAten::OverrideAten() {
 
 OverrideAten::~OverrideAten() {
   --open_overrides();
-}
-
-// In place of stock's kernel, for every key that PyTorch computes from it. Beside it, at the keys
-// of a device, would be seen by tracers: to them an operator with a kernel for CPU is no longer one
-// to decompose.
-TORCH_LIBRARY_FRAGMENT(aten, m) {
-  const NoWarnings quietly;
-  m.impl(
-      "prelu",
-      torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(prelu_switched)));
 }
 
 }  // namespace torch_ext
