@@ -20,7 +20,9 @@
 #include <array>
 #include <atomic>
 #include <optional>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "ops/prelu_composite.h"
 
@@ -72,6 +74,8 @@ at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
 
 // PyTorch warns, once in a process, that a kernel is replaced. This replacement was asked for, and
 // another library's should still be warned about: so no handler and, for the moment, no "once".
+// (That flag has no lock. One replacement in a process, made while Python's lock keeps
+// torch.set_warn_always out, is as near to one as can be had.)
 class NoWarnings : c10::WarningHandler {
  public:
   NoWarnings() { c10::WarningUtils::set_warnAlways(true); }
@@ -101,46 +105,39 @@ torch::Library replace_kernel() {
   return library;
 }
 
-// Whether somebody else's kernel stands in front of PyTorch's, which is then one of several.
-bool is_replaced() {
-  const std::string kernels = aten_prelu().dumpState();
-  const std::string composite = "CompositeImplicitAutograd[alias]";
-  const size_t first = kernels.find(composite);
-  return first != std::string::npos &&
-         kernels.find(composite, first + composite.size()) != std::string::npos;
-}
-
-constexpr std::array kKeys{
-    c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
-    c10::DispatchKey::AutogradCUDA};
-
-void check_not_replaced(bool is_not_replaced, c10::DispatchKey key) {
-  TORCH_CHECK(
-      is_not_replaced, "torch_ext: override_aten cannot take over aten::prelu: ",
-      "another library has replaced it for ", key, ". Use torch_ext.replace_prelu(model) instead.");
-}
-
-// Ours, once it is in place. It is put there by the first call, and stays.
-const c10::KernelFunction& kernel_in_place() {
-  static const torch::Library library = [] {
-    check_not_replaced(!is_replaced(), c10::DispatchKey::CompositeImplicitAutograd);
-    for (const auto key : kKeys) {
-      check_not_replaced(!aten_prelu().hasKernelForDispatchKey(key), key);
+// The composite kernels, as PyTorch describes them; the one that is used comes first.
+std::vector<std::string> composite_kernels() {
+  std::istringstream registered(aten_prelu().dumpState());
+  std::vector<std::string> found;
+  for (std::string line; std::getline(registered, line);) {
+    if (line.rfind(c10::toString(c10::DispatchKey::CompositeImplicitAutograd), 0) == 0) {
+      found.push_back(line);
     }
-    return replace_kernel();
-  }();
-  static const c10::KernelFunction kernel = aten_prelu().lookup(c10::DispatchKeySet(kKeys[0]));
-  return kernel;
+  }
+  return found;
+}
+
+void check_not_replaced(bool not_replaced, c10::DispatchKey key) {
+  TORCH_CHECK(
+      not_replaced, "torch_ext: override_aten cannot take over aten::prelu: ",
+      "another library has replaced it for ", key, ". Use torch_ext.replace_prelu(model) instead.");
 }
 
 }  // namespace
 
 void enter_override_aten() {
-  const c10::KernelFunction& ours = kernel_in_place();
-  for (const auto key : kKeys) {
-    const auto& current = aten_prelu().lookup(c10::DispatchKeySet(key));
-    check_not_replaced(current._equalsBoxedAndUnboxed(ours), key);
+  for (const auto key :
+       {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
+        c10::DispatchKey::AutogradCUDA}) {
+    check_not_replaced(!aten_prelu().hasKernelForDispatchKey(key), key);
   }
+  constexpr auto kComposite = c10::DispatchKey::CompositeImplicitAutograd;
+  static const torch::Library library = [] {
+    check_not_replaced(composite_kernels().size() <= 1, kComposite);  // PyTorch's own
+    return replace_kernel();
+  }();
+  static const std::string ours = composite_kernels().front();
+  check_not_replaced(composite_kernels().front() == ours, kComposite);
   ++open_overrides();
 }
 
