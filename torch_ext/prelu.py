@@ -4,15 +4,35 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting
 
 __all__ = ["PReLU", "prelu"]
 
 # Looked up once: finding it through torch.ops takes a noticeable part of a small call. The packet
 # rather than its only overload, because TorchScript knows packets only.
 _prelu: Callable[[Tensor, Tensor], Tensor] = torch.ops.torch_ext.prelu
-# What the packet calls in the end. Calling it directly takes a fifth off a small call; Dynamo,
-# which cannot look into it, gets the packet.
-_prelu_now: Callable[[Tensor, Tensor], Tensor] = torch.ops.torch_ext.prelu._op
+# What the packet calls in the end, where this torch calls it so. Calling it directly takes a fifth
+# off a small call; Dynamo and TorchScript, which cannot look into it, get the packet.
+_operator: Callable[[Tensor, Tensor], Tensor] = getattr(_prelu, "_op", _prelu)
+
+
+def _prelu_now(input: Tensor, weight: Tensor) -> Tensor:
+    """The operator, with PyTorch's errors for what the operator's own binding has none for."""
+    try:
+        return _operator(input, weight)
+    except RuntimeError:
+        for position, (name, value) in enumerate((("input", input), ("weight", weight)), 1):
+            if not isinstance(value, Tensor) and not hasattr(type(value), "__torch_function__"):
+                raise TypeError(
+                    f"prelu(): argument '{name}' (position {position}) must be Tensor, "
+                    f"not {type(value).__name__}"
+                ) from None
+            if any(getattr(value, "names", ())):  # until torch 2.11
+                raise RuntimeError(
+                    f"prelu(): argument '{name}' has named dimensions, which are not supported: "
+                    "drop the names by rename(None)"
+                ) from None
+        raise
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
@@ -42,6 +62,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         any number of times.
 
     Raises:
+        TypeError: if an argument is not a tensor.
         RuntimeError: if shapes, dtypes or devices do not fit together, in the words of
             :func:`torch.nn.functional.prelu`.
         NotImplementedError: for other dtypes than those above.
@@ -51,9 +72,10 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         >>> torch_ext.prelu(torch.tensor([-2.0, 0.5, 3.0]), torch.tensor(0.25))
         tensor([-0.5000,  0.5000,  3.0000])
     """
-    if torch.compiler.is_dynamo_compiling():
+    if is_scripting() or torch.compiler.is_dynamo_compiling():
         return _prelu(input, weight)
-    return _prelu_now(input, weight)
+    else:  # noqa: RET505  (TorchScript must not look at what comes without an else)
+        return _prelu_now(input, weight)
 
 
 class PReLU(nn.PReLU):
@@ -73,6 +95,7 @@ class PReLU(nn.PReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Runs the forward pass."""
-        if torch.compiler.is_dynamo_compiling():
+        if is_scripting() or torch.compiler.is_dynamo_compiling():
             return _prelu(input, self.weight)
-        return _prelu_now(input, self.weight)
+        else:  # noqa: RET505  (as above)
+            return _prelu_now(input, self.weight)
