@@ -211,7 +211,9 @@ def _with_the_backward_operator(mask):
 
 LOSSES = {
     "gradient": _with_a_gradient,
-    **{str(m): _with_the_backward_operator(m) for m in ([True, True], [True, False], [False, True])},
+    **{
+        str(m): _with_the_backward_operator(m) for m in ([True, True], [True, False], [False, True])
+    },
 }
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from cases import random_values
 from reference import assert_same_bits
 
-import torch_ext  # noqa: F401  (registers the operators)
+import torch_ext
 
 pytestmark = pytest.mark.contract
 

@@ -59,6 +59,7 @@ def test_weight_gradient_of_every_triple(walk, dtypes, device):
     assert (expected == 0).sum() > 1024 and expected.isnan().any() and expected.isinf().any()
     assert torch.equal(grad_weight.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
 
+
 # ---- Forward mode -------------------------------------------------------------------------------
 
 INFINITE = [math.inf, math.inf, 2.0, -2.0, -3.0]

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from typing_extensions import Self
 
 from torch_ext._modules import check_filter_fn, check_model
@@ -22,7 +23,7 @@ from torch_ext.monitor_row import Row
 
 __all__ = ["ActivationMonitor"]
 
-_RECTIFIERS = (nn.PReLU, nn.ReLU, nn.LeakyReLU)
+_RECTIFIERS = (PyTorchPReLU, nn.ReLU, nn.LeakyReLU)
 _State: TypeAlias = tuple[int, int | None]  # of a tensor: see _state
 
 
@@ -191,7 +192,7 @@ class ActivationMonitor:
     def _dim_of_channels(self, module: nn.Module, input: Tensor) -> int | None:
         if input.dim() < 2:
             return None
-        if isinstance(module, nn.PReLU) and module.weight.numel() > 1:
+        if isinstance(module, PyTorchPReLU) and module.weight.numel() > 1:
             return 1
         return self.channel_dim if -input.dim() <= self.channel_dim < input.dim() else None
 
@@ -338,7 +339,7 @@ def _is_plain(value: object) -> TypeGuard[Tensor]:
 
 def _slope(module: nn.Module) -> Tensor | float | None:
     """What the module multiplies non-positive inputs with, if it is known to."""
-    if isinstance(module, nn.PReLU):
+    if isinstance(module, PyTorchPReLU):
         return module.weight if _is_plain(module.weight) else None
     forward = type(module).forward
     if forward is nn.LeakyReLU.forward:

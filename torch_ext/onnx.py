@@ -47,7 +47,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         raise ImportError(
             f"Export to ONNX needs packages that are missing ({error}): pip install onnx onnxscript"
         ) from error
-    return {_OPERATOR: _translation(onnxscript.opset18)}  # the exporter's own; it converts in the end
+    return {
+        _OPERATOR: _translation(onnxscript.opset18)
+    }  # the exporter's own; it converts in the end
 
 
 def _translation(op: Any) -> Callable[..., Any]:
@@ -77,7 +79,8 @@ def register_translation() -> None:
 
 def register_symbolic() -> None:
     """The same for ``torch.onnx.export(dynamo=False)``; for :mod:`torch_ext._rules`."""
-    torch.onnx.register_custom_op_symbolic("torch_ext::prelu", _symbolic, opset_version=9)
+    onnx: Any = torch.onnx
+    onnx.register_custom_op_symbolic("torch_ext::prelu", _symbolic, opset_version=9)
 
 
 def _symbolic(g: Any, input: Any, weight: Any) -> Any:

@@ -3,10 +3,18 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.jit import is_scripting
+from torch import Tensor, fx
+from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.nn.modules.activation import PReLU as PyTorchPReLU  # programs rebind torch.nn.PReLU
 
 __all__ = ["PReLU", "prelu"]
+
+if (PyTorchPReLU.__module__, PyTorchPReLU.__qualname__) != ("torch.nn.modules.activation", "PReLU"):
+    raise ImportError(
+        f"torch.nn.modules.activation.PReLU is not PyTorch's but {PyTorchPReLU!r}, so that torch_ext "
+        "cannot tell PyTorch's layers: import torch_ext before it is replaced",
+        name="torch_ext",
+    )
 
 # Looked up once: finding it through torch.ops takes a noticeable part of a small call. The packet
 # rather than its only overload, because TorchScript knows packets only.
@@ -74,11 +82,11 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """
     if is_scripting() or torch.compiler.is_dynamo_compiling():
         return _prelu(input, weight)
-    else:  # noqa: RET505  (TorchScript must not look at what comes without an else)
+    else:
         return _prelu_now(input, weight)
 
 
-class PReLU(nn.PReLU):
+class PReLU(PyTorchPReLU):
     """:class:`torch.nn.PReLU` on the fused operator; :func:`torch_ext.prelu` has the formulas.
 
     Takes the same arguments, ``num_parameters=1, init=0.25, device=None, dtype=None``, and holds
@@ -93,9 +101,31 @@ class PReLU(nn.PReLU):
         torch.Size([8, 64, 28, 28])
     """
 
+    _torch_ext_original = PyTorchPReLU  # what restore_prelu makes of it; see _twins.py
+
     def forward(self, input: Tensor) -> Tensor:
         """Runs the forward pass."""
         if is_scripting() or torch.compiler.is_dynamo_compiling():
             return _prelu(input, self.weight)
-        else:  # noqa: RET505  (as above)
+        elif isinstance(input, fx.Proxy):
+            return _traced(self, input)
+        else:
             return _prelu_now(input, self.weight)
+
+
+# What torch.fx is asked about in place of our layers.
+_A_LAYER_OF_PYTORCH = PyTorchPReLU(device="meta")
+
+
+def _traced(layer: PReLU, input: fx.Proxy) -> fx.Proxy:
+    """One call of the layer in the graph, if the tracer would make that of ``nn.PReLU``.
+
+    By the name of a layer's module it tells those of torch.nn, which it calls in the graph, from
+    others, whose forward it looks into. So it has come here, and makes up for the name.
+    """
+    tracer = input.tracer
+    if layer.__module__ == __name__ and isinstance(tracer, fx.Tracer) and tracer.root is not layer:
+        path = tracer.path_of_module(layer)
+        if tracer.is_leaf_module(_A_LAYER_OF_PYTORCH, path):
+            return tracer.create_proxy("call_module", path, (input,), {})
+    return _prelu_now(input, layer.weight)  # type: ignore[arg-type, return-value]
