@@ -45,14 +45,16 @@ class ActivationMonitor:
     graph, activation or gradient is kept. ``state_dict()`` stays as it is; copies and pickles of
     the model are not monitored and need nothing of torch_ext.
 
-    A module that is called several times in one forward of ``model`` has a row for each call.
+    A module that is called several times in one forward of ``model`` has a row for each call. (After
+    a KeyboardInterrupt in one, of which no hook hears, layers that are called alone are numbered on
+    from there, until the next forward of ``model``.)
     A forward that is repeated in the backward (activation checkpointing) is not counted again. With
     ``use_reentrant=True`` it does not say which of several calls it repeats: their gradients are
     left out, unless only one of them has this number of channels.
 
     Under DDP the figures are those of one process; :meth:`all_reduce` joins them. Compiled models
     must be monitored before they are first called; each hook then breaks the graph, so that
-    ``fullgraph=True`` is refused. Functional uses (``F.relu``), replicas of ``nn.DataParallel``,
+    ``fullgraph=True`` is refused; ``torch.jit.script`` needs the monitor closed. Functional uses (``F.relu``), replicas of ``nn.DataParallel``,
     CUDA graphs, transforms of ``torch.func`` and sharded parameters (FSDP) are not covered.
 
     Args:
@@ -289,6 +291,14 @@ class _Hook(functools.partial[None]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+    @property
+    def __name__(self) -> str:
+        """What torch.jit.script, which would compile the hook, asks for first."""
+        raise AttributeError(
+            "torch_ext.ActivationMonitor counts in Python, which torch.jit.script cannot compile: "
+            "close() the monitor first"
+        )
 
 
 def _hook(function: Callable[..., None], watched: nn.Module) -> _Hook:
