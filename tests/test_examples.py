@@ -22,15 +22,9 @@ def examples():
     sys.path.insert(0, str(EXAMPLES))
     import dead_units
     import gradient_flow
-    import timing
     import two_pieces
 
-    yield {
-        "dead_units": dead_units,
-        "gradient_flow": gradient_flow,
-        "two_pieces": two_pieces,
-        "timing": timing,
-    }
+    yield {"dead_units": dead_units, "gradient_flow": gradient_flow, "two_pieces": two_pieces}
     sys.path.remove(str(EXAMPLES))
 
 

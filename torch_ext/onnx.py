@@ -79,8 +79,9 @@ def register_translation() -> None:
 
 def register_symbolic() -> None:
     """The same for ``torch.onnx.export(dynamo=False)``; for :mod:`torch_ext._rules`."""
-    onnx: Any = torch.onnx
-    onnx.register_custom_op_symbolic("torch_ext::prelu", _symbolic, opset_version=9)
+    from torch.onnx import register_custom_op_symbolic  # type: ignore[attr-defined]
+
+    register_custom_op_symbolic("torch_ext::prelu", _symbolic, opset_version=9)
 
 
 def _symbolic(g: Any, input: Any, weight: Any) -> Any:

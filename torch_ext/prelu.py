@@ -28,18 +28,17 @@ def _prelu_now(input: Tensor, weight: Tensor) -> Tensor:
     """The operator, with PyTorch's errors for what the operator's own binding has none for."""
     try:
         return _operator(input, weight)
-    except RuntimeError:
+    except RuntimeError as error:
         for position, (name, value) in enumerate((("input", input), ("weight", weight)), 1):
             if not isinstance(value, Tensor) and not hasattr(type(value), "__torch_function__"):
                 raise TypeError(
                     f"prelu(): argument '{name}' (position {position}) must be Tensor, "
                     f"not {type(value).__name__}"
                 ) from None
-            if any(getattr(value, "names", ())):  # until torch 2.11
-                raise RuntimeError(
-                    f"prelu(): argument '{name}' has named dimensions, which are not supported: "
-                    "drop the names by rename(None)"
-                ) from None
+        if "Named tensors" in str(error):  # of which newer torch has none
+            raise RuntimeError(
+                "prelu(): named dimensions are not supported: drop the names by rename(None)"
+            ) from None
         raise
 
 
