@@ -27,7 +27,7 @@ ORIGINAL = "_torch_ext_original"
 
 def is_fused(cls: type) -> bool:
     """Whether the class is torch_ext.PReLU or made of it, also by an import of torch_ext before."""
-    return hasattr(cls, ORIGINAL)
+    return any(vars(base).get(ORIGINAL) is PyTorchPReLU for base in cls.__mro__)
 
 
 def fused_class(cls: type, parametrized: bool) -> type:
