@@ -16,9 +16,17 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
+
+# Older ones stop at pyproject.toml, with a page about its schema.
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(
+        f"torch_ext: setuptools {setuptools.__version__} is too old to build with;"
+        ' `pip install "setuptools>=77,<82"`.'
+    )
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))

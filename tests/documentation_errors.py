@@ -67,6 +67,11 @@ def unsupported_torch(folder):
     return build(folder, FORCE_CPU="1", TORCH_EXT_TORCH_ROOT=str(folder))
 
 
+def old_setuptools(folder):
+    program = "import runpy, setuptools; setuptools.__version__ = '65.5.0'; "
+    return build(folder, "-c", program + "runpy.run_path('setup.py', run_name='__main__')")
+
+
 def no_cmake(folder):
     # A path without the environment's own folder, where CMake is.
     program = (
@@ -196,13 +201,6 @@ def aoti_load(_):
     return load_errors()
 
 
-def onnx_table(_):
-    pytest.importorskip("onnxscript")
-    return raised(
-        lambda: torch.onnx.export(network(), (torch.randn(2, 3),), dynamo=True, verbose=False)
-    )
-
-
 def onnx_packages(_):
     with mock.patch.dict(sys.modules, {"onnxscript": None}):
         return raised(torch_ext.onnx.translation_table)
@@ -259,6 +257,7 @@ NAMES = {
         *(
             no_torch,
             unsupported_torch,
+            old_setuptools,
             no_cmake,
             no_nvcc,
             other_nvcc,
@@ -268,7 +267,7 @@ NAMES = {
             broken,
         ),
         *(dtypes, quantized, channels, integers, example_inputs),
-        *(export_load, jit_load, aoti_load, onnx_table, onnx_packages, monitored, policy),
+        *(export_load, jit_load, aoti_load, onnx_packages, monitored, policy),
         *(cmake_prefix, cmake_torch),
     )
 }

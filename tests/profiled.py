@@ -33,6 +33,8 @@ def stock_before_and_after():
         with pytest.raises(RuntimeError, match="left more often than entered"):
             torch_ext._C.leave_override_aten()
 
+    with torch_ext.override_aten():  # the first of a process, which must not meet other threads
+        pass
     check()
     yield
     check()

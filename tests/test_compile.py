@@ -191,3 +191,57 @@ def test_compiled_autograd_runs_the_backward(device):
         output.backward()
     assert_same_bits(input.grad, expected[0])
     assert_same_bits(weight.grad, expected[1])
+
+
+def _with_a_gradient(operator, input, weight, grad_output, wanted):
+    """A loss that holds gradients of the operator: those in the places `wanted`."""
+    output = operator(input * 1, weight * 1)
+    first = torch.autograd.grad(output, (input, weight), grad_output, create_graph=True)
+    return (output * output).sum() + sum((first[place] ** 2).sum() for place in wanted)
+
+
+def _with_the_backward_operator(mask):
+    def loss(_, input, weight, grad_output, wanted):
+        gradients = prelu_backward(grad_output * 1, input * 1, weight * 1, mask)
+        terms = sum((gradients[place] ** 2).sum() for place in wanted if mask[place])
+        return terms + sum((leaf * leaf).sum() for leaf in (input, weight, grad_output))
+
+    return loss
+
+
+LOSSES = {
+    "gradient": _with_a_gradient,
+    **{
+        str(m): _with_the_backward_operator(m) for m in ([True, True], [True, False], [False, True])
+    },
+}
+
+
+@pytest.mark.parametrize("wanted", ((0,), (1,), (0, 1)), ids=("input", "weight", "both"))
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
+def test_compiled_autograd_runs_the_second_order(backend, loss, wanted, device):
+    """A gradient that does not depend on an operand meets one that does, at each leaf."""
+
+    def gradients(compiled):
+        leaves = [
+            integer_values((3, 4, 5), torch.float64, device, seed=1).requires_grad_(),
+            torch.tensor([0.5, -0.25, 2.0, 1.0], dtype=torch.float64, device=device),
+            integer_values((3, 4, 5), torch.float64, device, seed=2).requires_grad_(),
+        ]
+        leaves[1].requires_grad_()
+        value = loss(prelu, *leaves, wanted)
+        if compiled:
+            compiler = torch.compile(backend=backend, fullgraph=True)
+            with torch._dynamo.compiled_autograd._enable(compiler):
+                value.backward()
+        else:
+            value.backward()
+        return [leaf.grad for leaf in leaves]
+
+    actual, expected = gradients(compiled=True), gradients(compiled=False)
+    assert_both_branches(expected[0])
+    for one, other in zip(actual, expected):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+    assert all(grad is not None and grad.norm() > 0 for grad in expected[:2])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from cases import random_values
 from reference import assert_same_bits
 
-import torch_ext  # noqa: F401  (registers the operators)
+import torch_ext
 
 pytestmark = pytest.mark.contract
 
@@ -286,3 +286,54 @@ def test_an_error_changes_nothing(device):
     assert_same_bits(input, copies[0])
     assert_same_bits(weight, copies[1])
     assert_same_bits(prelu(input, weight[:1]), input)
+
+
+# ---- What is no tensor -------------------------------------------------------------------------
+
+NO_TENSORS = {
+    "None": None,
+    "float": 0.25,
+    "list": [1.0] * 100_000,
+    "array": torch.zeros(100_000).numpy(),
+    "str": "1",
+}
+
+
+@pytest.mark.parametrize("value", NO_TENSORS.values(), ids=NO_TENSORS)
+def test_what_is_no_tensor_is_a_type_error_in_one_line_as_stocks(value, device):
+    tensor = torch.ones(3, device=device)
+    for arguments, name in (((value, tensor), "input"), ((tensor, value), "weight")):
+        with pytest.raises(TypeError) as ours:
+            torch_ext.prelu(*arguments)
+        with pytest.raises(TypeError) as stock:
+            F.prelu(*arguments)
+        message = str(ours.value)
+        assert len(message) < 100 and "\n" not in message and f"'{name}'" in message
+        assert message == str(stock.value).replace("numpy.ndarray", "ndarray")
+    with pytest.raises(TypeError, match=r"^prelu\(\): argument 'input' .* must be Tensor, not"):
+        torch_ext.PReLU(device=device)(value)
+
+
+@pytest.mark.filterwarnings("ignore:Named tensors")
+def test_named_dimensions_are_refused_by_their_name(device):
+    if not hasattr(torch.Tensor, "rename"):
+        pytest.skip("this torch has no named tensors any more")
+    named = torch.ones(2, 3, device=device, names=("N", "C"))
+    with pytest.raises(RuntimeError, match=r"^prelu.*named dimensions.*rename\(None\)$"):
+        torch_ext.prelu(named, torch.ones(3, device=device))
+
+
+# ---- grad_output in another layout -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", (torch.sparse_coo, torch.sparse_csr), ids=str)
+@pytest.mark.parametrize("mask", ([True, False], [False, True], [True, True]), ids=str)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_a_sparse_grad_output_is_refused_by_its_name(layout, mask, device):
+    """It was answered, and wrongly: an infinite slope times an element that is not stored is NaN."""
+    input, weight = -torch.ones(2, 3, device=device), torch.ones(3, device=device)
+    dense = torch.eye(3, device=device)[:2]
+    grad_output = dense.to_sparse() if layout == torch.sparse_coo else dense.to_sparse_csr()
+    with pytest.raises(RuntimeError, match="`grad_output` to have the layout of `input`"):
+        prelu_backward(grad_output, input, weight, mask)
+    prelu_backward(grad_output.to_dense(), input, weight, mask)

@@ -1,10 +1,13 @@
 """The stories of examples/python that use ActivationMonitor, at small size: what they claim holds,
 and each leaves its picture."""
 
+import importlib
+import itertools
 import math
 import statistics
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -111,3 +114,29 @@ def test_a_bias_moves_the_kink_a_sum_follows_a_curve_two_inputs_interact(
     assert errors[0] > 2 * errors[1] and errors[1] > 4 * errors[2]
     assert results.interaction == 3.0
     assert results.interaction_of_a_line == 0.0
+
+
+# ---- Times -------------------------------------------------------------------------------------
+
+
+def test_repeats_that_a_busy_machine_disturbs_do_not_count(monkeypatch):
+    """Calls of 1 and 2 ms by a clock of our own; most repeats find a core taken for a second."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    for name in ("report", "rich", "rich.console", "rich.progress"):  # to show a table with
+        monkeypatch.setitem(sys.modules, name, mock.MagicMock())
+    timing = importlib.import_module("timing")
+    monkeypatch.delitem(sys.modules, "timing")
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def call_of(seconds):
+        calls = itertools.count()
+
+        def call():
+            now[0] += seconds + (next(calls) % 3 > 0)
+
+        return call
+
+    times = timing.interleaved([call_of(0.001), call_of(0.002)], target=0.001)
+    assert now[0] > timing.REPEATS  # more than half of them took seconds
+    assert times == pytest.approx([0.001, 0.002])

@@ -1,5 +1,6 @@
 """`import torch_ext` brings little along, touches nothing of the process, and needs no extras."""
 
+import ast
 import json
 import os
 import subprocess
@@ -136,6 +137,53 @@ def test_threads_may_import_it_at_once_and_again_and_it_prints_nothing():
     """)
     assert output == [[-0.5] * 9, True]
     assert errors == ""
+
+
+# ---- Inside the package ------------------------------------------------------------------------
+
+PACKAGE = Path(torch_ext.__file__).parent
+
+
+def _imports(path, package="torch_ext"):
+    """The modules of the package that a file imports, at its top or later, by the names of files."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports in here are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == package and len(parts) > 1 and (path.parent / f"{parts[1]}.py").exists():
+                yield parts[1]
+
+
+def import_circles(folder):
+    """Modules that import themselves by way of others. (`__init__` is where all of them meet.)"""
+    imports = {
+        path.stem: set(_imports(path)) for path in folder.glob("*.py") if path.stem != "__init__"
+    }
+    assert sum(map(len, imports.values())) > len(imports) / 2  # they are found at all
+    reached = {name: set(direct) for name, direct in imports.items()}
+    for _ in imports:
+        for name, found in reached.items():
+            reached[name] = found.union(*(reached[other] for other in found))
+    return {name for name, found in reached.items() if name in found}
+
+
+def test_no_module_of_the_package_imports_itself_by_way_of_another():
+    assert import_circles(PACKAGE) == set()
+
+
+@pytest.mark.parametrize("how", ("from torch_ext.b import f", "from torch_ext import b"))
+def test_a_planted_circle_is_found(how, tmp_path):
+    (tmp_path / "a.py").write_text(f"def late():\n    {how}\n")
+    (tmp_path / "b.py").write_text("import torch_ext.c\n")
+    (tmp_path / "c.py").write_text("from torch_ext.a import late\n")
+    (tmp_path / "d.py").write_text("from torch_ext.a import late\n")
+    assert import_circles(tmp_path) == {"a", "b", "c"}
 
 
 # ---- Extras ------------------------------------------------------------------------------------

@@ -206,6 +206,14 @@ def test_the_policy_is_part_of_what_compiled_code_is_filed_under():
     assert len(uuids) == len(POLICIES) and None not in uuids
 
 
+def test_the_number_of_threads_is_not_for_it_would_be_part_of_every_graphs_key(threads):
+    uuids = set()
+    for count in (1, 2):
+        threads(count)
+        uuids.add(torch._inductor.config.joint_custom_pre_pass.uuid())
+    assert len(uuids) == 1
+
+
 def test_a_pass_that_was_there_before_still_runs():
     from torch._inductor.custom_graph_pass import CustomGraphPass
 

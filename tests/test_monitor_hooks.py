@@ -145,3 +145,12 @@ def test_create_graph_and_a_second_backward_work():
     (grad,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
     grad.square().sum().backward()
     assert all(layer.grad_output.finite >= 1 for layer in monitor.report().layers)
+
+
+@pytest.mark.filterwarnings(r"ignore:.torch\.jit\.")
+def test_scripting_a_monitored_model_says_what_to_do():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    with ActivationMonitor(model), pytest.raises(Exception, match=r"close\(\) the mon"):
+        torch.jit.script(model)
+    scripted = torch.jit.script(model)
+    assert torch.equal(scripted(torch.ones(3)), model(torch.ones(3)))

@@ -1,5 +1,6 @@
 """Export to ONNX: the standard PRelu and nothing of ours, with the operator's numbers."""
 
+import io
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ class Functional(nn.Module):
 
 @pytest.fixture
 def export():
-    """torch.onnx.export with the table. Calling what it returns runs onnxruntime on tensors."""
+    """torch.onnx.export. Calling what it returns runs onnxruntime on tensors."""
     for package, use in REASONS.items():
         pytest.importorskip(package, reason=f"{package} {use}")
 
@@ -50,7 +51,6 @@ def export():
             model.eval(),
             args,
             dynamo=True,
-            custom_translation_table=torch_ext.onnx.translation_table(),
             verbose=False,
             **options,
         )
@@ -197,6 +197,66 @@ def test_a_swapped_network_runs_from_a_file_without_torch(export, tmp_path):
     onnx.checker.check_model(path, full_check=True)
     [output] = onnxruntime.InferenceSession(path).run(None, {"image": more.numpy()})
     assert_equal(torch.from_numpy(output), expected)
+
+
+def test_the_table_gives_the_same(export):
+    x = random_values((2, 3, 4, 5), torch.float32)
+    table = torch_ext.onnx.translation_table()
+    without, with_table = (
+        export(layer((3,)), x),
+        export(layer((3,)), x, custom_translation_table=table),
+    )
+    assert operators(with_table) == operators(without) == ["PRelu"]
+    assert_equal(with_table(x)[0], without(x)[0])
+
+
+# ---- The older exporter ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def export_torchscript():
+    """torch.onnx.export(dynamo=False): the graph, and a function that runs it."""
+    onnx, onnxruntime = map(pytest.importorskip, ("onnx", "onnxruntime"))
+
+    def export(model, x):
+        buffer = io.BytesIO()
+        torch.onnx.export(model.eval(), (x,), buffer, dynamo=False, input_names=["x"])
+        content = buffer.getvalue()
+        graph = onnx.load_from_string(content).graph
+
+        def run():
+            session = onnxruntime.InferenceSession(content)
+            return [torch.from_numpy(y) for y in session.run(None, {"x": x.numpy()})]
+
+        assert {node.domain for node in graph.node} == {""}
+        return graph.node, run
+
+    return export
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy", "ignore:Converting a tensor")
+@pytest.mark.parametrize("rank", range(6))
+def test_the_older_exporter_writes_one_prelu_for_each_call(rank, export_torchscript):
+    layers = [layer(slopes) for slopes in ((), (1,), (3,)) if slopes != (3,) or rank > 1]
+    x = random_values((6, 3, 4, 5, 2)[:rank], torch.float32)
+    nodes, run = export_torchscript(Parallel(layers), x)
+    assert [node.op_type for node in nodes].count("PRelu") == len(layers)
+    for output, module in zip(run(), layers, strict=True):
+        assert_equal(output, forward(x, module.weight))
+        assert_both_branches(x, output)
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy")
+def test_the_older_exporter_rounds_no_float32_slope(mixed_dtypes, export_torchscript):
+    input_dtype, weight_dtype = mixed_dtypes
+    module = layer((3,), weight_dtype)
+    x = random_values((16, 3, 9, 5), input_dtype)
+    nodes, run = export_torchscript(module, x)
+    casts = [node.attribute[0].i for node in nodes if node.op_type == "Cast"]
+    assert casts == [1, {torch.float16: 10, torch.bfloat16: 16}[input_dtype]]
+    assert [node.op_type for node in nodes].count("PRelu") == 1
+    if input_dtype == torch.float16:  # NumPy has no other
+        assert_equal(run()[0], forward(x, module.weight))
 
 
 # ---- What it needs -----------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Entering and leaving torch_ext.override_aten: nested, overlapping, as a decorator, in threads."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -108,6 +110,69 @@ def test_another_librarys_prelu_is_not_taken_over():
             torch_ext.override_aten().__enter__()
     with torch_ext.override_aten():
         assert kernels(step()) == OURS_AND_BACKWARD
+
+
+def test_another_librarys_prelu_is_noticed_when_it_comes_later():
+    """In place of the same kernel, which ours was until then."""
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("prelu", lambda input, weight: input * 100, "CompositeImplicitAutograd")
+        assert F.prelu(torch.ones(2), torch.ones(1)).tolist() == [100.0, 100.0]
+        with pytest.raises(RuntimeError, match="another library has replaced it for Composite"):
+            torch_ext.override_aten().__enter__()
+    with torch_ext.override_aten():
+        assert kernels(step()) == OURS_AND_BACKWARD
+
+
+# ---- The first one of a process ----------------------------------------------------------------
+
+FIRST = """
+import warnings
+import torch, torch_ext
+import torch.nn.functional as F
+
+def kernels():
+    return torch._C._dispatch_dump("aten::prelu")
+
+warnings.simplefilter("error")
+before = kernels()
+assert "override_aten" not in before
+"""
+
+
+def run(program):
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST + program], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_pytorchs_kernel_is_its_own_until_the_first_override():
+    run("""
+always = torch.is_warn_always_enabled()
+for _ in range(2):
+    with torch_ext.override_aten():
+        leaf = torch.ones(1, requires_grad=True)
+        assert F.prelu(leaf, leaf).grad_fn.name() == "TorchExtPreluBackward"
+    assert kernels().count("override_aten") == 1
+    assert F.prelu(leaf, leaf).grad_fn.name() == "PreluKernelBackward0"
+assert torch.is_warn_always_enabled() == always
+""")
+
+
+def test_another_librarys_earlier_prelu_stays():
+    run("""
+warnings.simplefilter("ignore")  # PyTorch's, about this
+theirs = torch.library.Library("aten", "IMPL")
+theirs.impl("prelu", lambda input, weight: input * 100, "CompositeImplicitAutograd")
+try:
+    torch_ext.override_aten().__enter__()
+except RuntimeError as error:
+    assert "another library has replaced it for CompositeImplicitAutograd" in str(error)
+else:
+    raise AssertionError
+assert "override_aten" not in kernels()
+assert F.prelu(torch.ones(2), torch.ones(1)).tolist() == [100.0, 100.0]
+""")
 
 
 # ---- Threads -----------------------------------------------------------------------------------

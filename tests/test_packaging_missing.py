@@ -68,6 +68,17 @@ def test_a_missing_tool_is_named_with_the_command_that_installs_it(bare_python, 
     assert message == f"torch_ext: {name} was not found; `pip install cmake ninja pybind11`."
 
 
+def test_a_setuptools_that_cannot_read_the_project_is_told_so_before_it_tries(
+    bare_python, tmp_path
+):
+    """Python 3.11 puts 65.5 into a new environment, and without isolation that is what builds."""
+    before = "import setuptools; setuptools.__version__ = '65.5.0'"
+    message = failed_build(bare_python, [], before, TMP_TOOLS=str(tmp_path / "tools"))
+    assert message.startswith("torch_ext: setuptools 65.5.0 is too old to build with; `pip install")
+    oldest = re.search(r'"setuptools>=(\d+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert f">={oldest}," in message
+
+
 def test_missing_python_headers_are_named(bare_python, tmp_path):
     message = failed_build(
         bare_python,

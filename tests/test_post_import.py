@@ -1,4 +1,4 @@
-"""DTensor's rules arrive with DTensor, whoever is imported first, and nothing heavy comes before."""
+"""Rules for parts of PyTorch arrive with them, whoever is imported first, and nothing heavy comes before."""
 
 import importlib
 import importlib.util
@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 from torch_ext._post_import import when_imported
 
@@ -74,6 +75,50 @@ except NotImplementedError as error:
     )
     assert "UserWarning: The operators of torch_ext will not run on DTensors" in warned
     assert "Operator torch_ext.prelu.default does not have a sharding strategy" in printed
+
+
+# As if what a rule is registered with were missing in this torch.
+MOVED = """
+import sys, torch, torch_ext
+{broken}
+import {part}
+"""
+WITHOUT_PASS = "sys.modules['torch_ext._inductor_pass'] = None"
+
+
+@pytest.mark.parametrize(
+    "broken, part, what",
+    (
+        (WITHOUT_PASS, "torch._inductor.compile_fx", "torch.compile will keep the operators"),
+        (
+            "del torch_ext.onnx.register_symbolic",
+            "torch.onnx",
+            "dynamo=False) will not know the operators",
+        ),
+    ),
+    ids=("inductor", "onnx"),
+)
+def test_a_rule_that_a_part_of_pytorch_does_not_take_is_a_warning(broken, part, what):
+    _, warned = run_python(MOVED.format(broken=broken, part=part))
+    assert what in warned and f"torch {torch.__version__} did not take" in warned
+
+
+def test_without_its_pass_inductor_compiles_and_keeps_the_operators_whole(tmp_path):
+    program = MOVED.format(broken=WITHOUT_PASS, part="torch._inductor.compile_fx")
+    printed, _ = run_python(
+        f"""
+import os
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = {str(tmp_path)!r}
+os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # not worth it for one kernel
+{program}
+from torch._inductor.utils import run_and_get_code
+x = torch.tensor([-2.0, 3.0])
+with torch.no_grad():
+    output, code = run_and_get_code(torch.compile(torch_ext.PReLU(), fullgraph=True), x)
+print("torch_ext.prelu" in "".join(code), output.tolist())
+"""
+    )
+    assert printed.strip() == "True [-0.5, 3.0]"
 
 
 # ---- The mechanism, on a module of our own ------------------------------------------------------

@@ -1,6 +1,8 @@
 """replace_prelu and restore_prelu: what a swap changes in a model, and all that it must not."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -198,3 +200,67 @@ def test_a_filter_fn_that_cannot_be_called_is_a_type_error_that_names_it():
     with pytest.raises(TypeError, match="filter_fn must be callable"):
         replace_prelu(model, "1")
     assert calls(model) == ["stock"] * 3
+
+
+# ---- Names that a program has bound to something else --------------------------------------------
+
+
+def test_where_a_program_has_rebound_nn_prelu_pytorchs_layers_are_known(monkeypatch):
+    pytorchs = nn.PReLU
+    model = nn.Sequential(pytorchs(3), nn.Sequential(pytorchs()))
+    monkeypatch.setattr(nn, "PReLU", torch_ext.PReLU)
+    model.append(nn.PReLU(3))
+    assert len(torch_ext.slope_parameters(model)) == 3
+    assert replace_prelu(model).swapped == ["0", "1.0"]
+    assert calls(model) == ["fused"] * 3
+    assert restore_prelu(model).swapped == ["0", "1.0", "2"]
+    assert [type(model[0]), type(model[1][0]), type(model[2])] == [pytorchs] * 3
+    assert restore_prelu(model).swapped == []
+
+
+def run(program):
+    command = [sys.executable, "-c", "import sys, torch\nfrom torch import nn\n" + program]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_names_that_were_rebound_before_the_import_are_noticed():
+    done = run("""
+pytorchs = nn.PReLU
+class Theirs(pytorchs):
+    pass
+nn.PReLU = Theirs
+import torch_ext
+model = nn.Sequential(pytorchs(), nn.PReLU())
+assert torch_ext.replace_prelu(model).swapped == ["0", "1"]
+assert torch_ext.restore_prelu(model).swapped == ["0", "1"]
+assert [type(layer) for layer in model] == [pytorchs, Theirs]
+""")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run("""
+class Theirs(nn.PReLU):
+    pass
+torch.nn.modules.activation.PReLU = Theirs
+import torch_ext
+""")
+    assert "ImportError: torch.nn.modules.activation.PReLU is not PyTorch's" in done.stderr
+
+
+def test_layers_of_an_import_before_can_be_restored():
+    """After the package was taken out of sys.modules, as reloaders of notebooks do."""
+    done = run("""
+import torch_ext
+class Theirs(nn.PReLU):
+    pass
+model = nn.Sequential(nn.PReLU(), Theirs(), torch_ext.PReLU())
+torch_ext.replace_prelu(model)
+for name in [name for name in sys.modules if name.partition(".")[0] == "torch_ext"]:
+    del sys.modules[name]
+import torch_ext
+assert not isinstance(model[0], torch_ext.PReLU)
+assert torch_ext.replace_prelu(model).swapped == []
+assert torch_ext.restore_prelu(model).swapped == ["0", "1", "2"]
+assert [type(layer) for layer in model] == [nn.PReLU, Theirs, nn.PReLU]
+assert torch_ext.replace_prelu(model).swapped == ["0", "1", "2"]
+assert isinstance(model[1], torch_ext.PReLU)
+""")
+    assert (done.returncode, done.stderr) == (0, "")

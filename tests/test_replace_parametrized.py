@@ -31,6 +31,8 @@ def test_a_parametrized_module_keeps_its_parametrization(cls):
     assert restore_prelu(model).swapped == ["0"]
     assert type(model[0]) is parametrized_class
     assert calls(model) == ["stock"]
+    assert restore_prelu(model).swapped == []
+    assert replace_prelu(model).swapped == ["0"]
 
 
 @pytest.mark.parametrize("cls", [nn.PReLU, Activation])
@@ -58,6 +60,8 @@ def test_a_parametrization_can_be_added_while_swapped(cls):
     assert calls(model) == ["stock"]
     assert_same_bits(model(images()), expected)
     assert parametrize.type_before_parametrizations(model[0]) is cls
+    for change in (replace_prelu, restore_prelu):  # of a class that restoring has made
+        assert change(model).swapped == ["0"]
     parametrize.remove_parametrizations(model[0], "weight")
     assert type(model[0]) is cls
 

@@ -1,12 +1,16 @@
 """Which subclasses of nn.PReLU are swapped, and what they are then."""
 
+import abc
+import copy
 import functools
+import pickle
 
 import pytest
 import torch
 from reference import assert_both_branches, assert_same_bits
 from swaps import Activation, DerivedFromWrittenOut, Shifted, WrittenOut, calls, images
 from torch import nn
+from torch.nn.utils import parametrize
 
 import torch_ext
 from torch_ext import replace_prelu, restore_prelu
@@ -93,17 +97,80 @@ def test_a_forward_wrapped_while_swapped_is_reported_when_restoring():
     assert restore_prelu(model).swapped == ["0"]
 
 
-def test_a_subclass_that_refuses_to_be_subclassed_is_reported_and_the_rest_swapped():
-    class Final(nn.PReLU):
-        def __init_subclass__(cls):
-            raise TypeError("no subclasses, please")
+def test_a_forward_bound_on_the_instance_that_is_the_classs_own_is_no_other():
+    """accelerate leaves one behind when its hooks are removed."""
+    model = nn.Sequential(nn.PReLU(3), Activation(3))
+    for module in model:
+        module.forward = module.forward
+    assert "forward" in vars(model[0])
+    assert replace_prelu(model).swapped == ["0", "1"]
+    assert calls(model) == ["fused", "fused"]
+    for module in model:
+        module.forward = module.forward
+    assert restore_prelu(model).swapped == ["0", "1"]
+    assert calls(model) == ["stock", "stock"]
+    other = nn.Sequential(nn.PReLU(3), nn.PReLU(3))
+    other[0].forward = other[1].forward  # another module's
+    assert [name for name, _ in replace_prelu(other).skipped] == ["0"]
 
-    model = nn.Sequential(Final(), nn.PReLU())
-    report = replace_prelu(model)
-    assert report.swapped == ["1"]
-    [(name, reason)] = report.skipped
-    assert name == "0"
-    assert "no subclasses, please" in reason
+
+# ---- What a subclass notices -------------------------------------------------------------------
+
+REGISTER = {}
+
+
+class Registered(nn.PReLU):
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        REGISTER[cls.__name__] = cls
+
+
+class ByBase(Registered):
+    pass
+
+
+class Registering(type):
+    def __init__(cls, name, bases, namespace):
+        super().__init__(name, bases, namespace)
+        REGISTER[name] = cls
+
+
+class ByMetaclass(nn.PReLU, metaclass=Registering):
+    pass
+
+
+class Abstract(nn.PReLU, abc.ABC):
+    pass
+
+
+class Final(nn.PReLU):
+    def __init_subclass__(cls):
+        raise TypeError("no subclasses, please")
+
+
+@pytest.mark.parametrize("cls", (ByBase, ByMetaclass, Abstract, Final))
+@pytest.mark.parametrize("parametrized", (False, True), ids=("plain", "parametrized"))
+def test_classes_that_register_themselves_do_not_notice_a_swap(cls, parametrized):
+    model = nn.Sequential(cls(3))
+    if parametrized and cls is not Final:  # which parametrize could not subclass either
+        parametrize.register_parametrization(model[0], "weight", nn.Identity())
+    before, kind = dict(REGISTER), type(model[0])
+    assert before["ByBase"] is ByBase and before["ByMetaclass"] is ByMetaclass
+    assert replace_prelu(model).swapped == ["0"]
+    assert isinstance(model[0], cls) and isinstance(model[0], torch_ext.PReLU)
+    assert calls(model) == ["fused"]
+    assert restore_prelu(model).swapped == ["0"]
+    assert type(model[0]) is kind
+    assert before == REGISTER
+
+
+@pytest.mark.parametrize("cls", (nn.PReLU, Activation, ByMetaclass, Abstract))
+def test_the_class_of_a_swapped_module_can_be_pickled(cls):
+    model = nn.Sequential(cls(3))
+    replace_prelu(model)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(type(model[0]), protocol)) is type(model[0])
+    assert copy.deepcopy(type(model[0])) is type(model[0])
 
 
 def test_a_subclass_with_slots_and_a_stubborn_setattr_is_swapped():

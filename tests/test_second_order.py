@@ -150,3 +150,18 @@ def test_second_order_equals_stock_away_from_zero(dtype, device):
     for ours, stock in zip(second(prelu), second(F.prelu)):
         assert_both_branches(input, ours)
         assert torch.equal(ours, stock)
+
+
+@pytest.mark.parametrize("operator", (prelu, F.prelu), ids=("ours", "PyTorch's"))
+def test_an_operand_that_a_gradient_does_not_depend_on_gets_zeros(operator, device):
+    """autograd.grad calls an undefined gradient an error, and compiled autograd takes none."""
+    input = integer_values((3, 4, 5), torch.float64, device).requires_grad_()
+    weight = torch.tensor([-0.5, 0.25, 2.0, 1.0], dtype=torch.float64, device=device)
+    weight.requires_grad_()
+    grad_input, grad_weight = torch.autograd.grad(
+        operator(input, weight).sum(), (input, weight), create_graph=True
+    )
+    assert_both_branches(input, grad_input, grad_weight)
+    for gradient, operand in ((grad_input, input), (grad_weight, weight)):
+        [zeros] = torch.autograd.grad(gradient.sum(), operand, retain_graph=True)
+        assert zeros.shape == operand.shape and not zeros.any()

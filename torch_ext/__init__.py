@@ -17,7 +17,7 @@ from torch_ext import _library
 __version__ = _library.load()
 
 # Only from here on: these need the library that was just loaded.
-from torch_ext import _C, _sharding
+from torch_ext import _C, _rules
 from torch_ext import inductor as inductor
 from torch_ext import onnx as onnx
 from torch_ext.monitor import ActivationMonitor
@@ -27,8 +27,7 @@ from torch_ext.relu import parametrize_relu, slope_parameters
 from torch_ext.replace import replace_prelu, restore_prelu
 from torch_ext.swap_report import SwapReport
 
-_sharding.register_when_needed()
-inductor.register_when_needed()
+_rules.register_when_needed()
 
 __all__ = [
     "ActivationMonitor",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -42,14 +43,25 @@ class PreluPass(CustomGraphPass):
             other(graph)
 
     def uuid(self) -> Any:
-        """What compiled code is filed under. As Inductor does, none for passes without one."""
+        """What compiled code is filed under. As Inductor does, none for passes without one.
+
+        It is part of the key of every graph, whether there is a PReLU in it or not. So the number of
+        threads, by which small backwards are told from others, is not in it. Inductor files code for
+        the CPU under that number itself since torch 2.15 or before; where it does not, code from the cache is
+        right, and was chosen for the number of threads that compiled it.
+        """
         uuids = [
             other.uuid() if isinstance(other, CustomGraphPass) else None for other in self.others
         ]
         if None in uuids:
             return None
-        policy = inductor.compile_policy(), torch.get_num_threads()
-        return get_hash_for_files((__file__, inductor.__file__), repr((policy, uuids)))
+        described = repr((inductor.compile_policy(), uuids))
+        return get_hash_for_files((__file__, inductor.__file__), described)
+
+
+def register() -> None:
+    """Has Inductor run the pass; for :mod:`torch_ext._rules`."""
+    config.joint_custom_pre_pass = with_prelu_pass(config.joint_custom_pre_pass)
 
 
 def with_prelu_pass(present: Any) -> Any:

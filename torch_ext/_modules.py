@@ -44,6 +44,18 @@ def own_forward(module: nn.Module, known: Collection[type]) -> type | None:
     return None
 
 
+def has_forward_on_the_instance(module: nn.Module) -> bool:
+    """Whether calls run anything but the ``forward`` of the module's class.
+
+    That of the class itself, bound to the module, is left behind by what wraps it for a while
+    (accelerate), and says nothing.
+    """
+    forward = vars(module).get("forward")
+    bound_here = getattr(forward, "__self__", None) is module
+    of_the_class = getattr(forward, "__func__", None) is type(module).forward
+    return forward is not None and not (bound_here and of_the_class)
+
+
 def first_line(error: Exception) -> str:
     """Of its message; torch's may go on with lists of overloads."""
     return str(error).partition("\n")[0]

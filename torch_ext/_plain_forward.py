@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
@@ -30,7 +31,7 @@ _PRELU = (torch.prelu, torch.ops.aten.prelu, torch.ops.aten.prelu.default)
 _DEVICES = ("cpu", "cuda")
 
 
-def why_not_plain(module: nn.PReLU) -> str | None:
+def why_not_plain(module: PyTorchPReLU) -> str | None:
     """What the forward of the module's class does besides; None if it is plain.
 
     Works on copies; the module, its hooks and the random number generators stay as they are.
@@ -76,7 +77,7 @@ class _NothingElse(TorchFunctionMode):
         raise RuntimeError(f"{self.called[-1]} in a forward that is traced")
 
 
-def _finding(module: nn.PReLU) -> str | None:
+def _finding(module: PyTorchPReLU) -> str | None:
     tracer, mode = _Tracer(), _NothingElse()
     kept: list[Any] = []
     before, numbers = _attributes(module, kept), random.getstate()
@@ -121,7 +122,7 @@ def _is_plain(graph: fx.Graph) -> bool:
     )
 
 
-def _traceable_copy(module: nn.PReLU, training: bool) -> nn.PReLU:
+def _traceable_copy(module: PyTorchPReLU, training: bool) -> PyTorchPReLU:
     """Without hooks, and with a Parameter as weight: no parametrization, no pruned tensor."""
     tensors = [*module.parameters(), *module.buffers(), *vars(module).values()]
     shared: dict[int, Any] = {id(value): value for value in tensors if isinstance(value, Tensor)}
@@ -157,11 +158,11 @@ def _autocast() -> Iterator[None]:
             torch.set_autocast_enabled(device, enabled)
 
 
-def _attributes(module: nn.PReLU, kept: list[Any]) -> dict[str, Any]:
+def _attributes(module: PyTorchPReLU, kept: list[Any]) -> dict[str, Any]:
     """Snapshots of a module's attributes and of those of its own classes."""
     found = {f"self.{name}": _snapshot(value, kept, set()) for name, value in vars(module).items()}
     for cls in type(module).__mro__:
-        if cls is nn.PReLU:
+        if cls is PyTorchPReLU:
             break
         for name, value in vars(cls).items():
             found[f"{cls.__qualname__}.{name}"] = _snapshot(value, kept, set())

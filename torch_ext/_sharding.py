@@ -8,36 +8,17 @@ PReLUs.
 ``torch.distributed.tensor`` is large, so nothing here imports it before the program does.
 """
 
-import warnings
 from typing import Any, TypeAlias
 
 import torch
-
-from torch_ext._post_import import when_imported
 
 # On one dimension of a mesh: the placements of the results, and those of the arguments; None
 # stands for an argument that is no tensor.
 Shardings: TypeAlias = list[tuple[list[Any], list[Any]]]
 
 
-def register_when_needed() -> None:
-    """Registers the rules as soon as ``torch.distributed.tensor`` is imported, or now if it is."""
-    when_imported("torch.distributed.tensor", _register)
-
-
-def _register() -> None:
-    """A failure is a warning: it must not take DTensor away from those who do not need the rules."""
-    try:
-        _register_rules()
-    except Exception as error:  # noqa: BLE001  (the registration is experimental in torch)
-        warnings.warn(
-            f"The operators of torch_ext will not run on DTensors: torch {torch.__version__} did not "
-            f"take their sharding rules ({type(error).__name__}: {error})",
-            stacklevel=2,
-        )
-
-
-def _register_rules() -> None:
+def register() -> None:
+    """Gives DTensor the rules; for :mod:`torch_ext._rules`."""
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.experimental import register_sharding
 

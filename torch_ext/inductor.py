@@ -16,8 +16,6 @@ import os
 
 import torch
 
-from torch_ext._post_import import when_imported
-
 __all__ = ["POLICIES", "compile_policy", "set_compile"]
 
 POLICIES = ("auto", "decompose", "opaque")
@@ -62,16 +60,3 @@ def _checked(policy: str, name: str) -> str:
 
 
 _policy = _checked(os.environ.get("TORCH_EXT_COMPILE") or "auto", "TORCH_EXT_COMPILE")
-
-
-def register_when_needed() -> None:
-    """Has Inductor ask us, as soon as it is imported (it is large, and most programs never do)."""
-    when_imported("torch._inductor.compile_fx", _register)
-
-
-def _register() -> None:
-    from torch._inductor import config
-
-    from torch_ext._inductor_pass import with_prelu_pass
-
-    config.joint_custom_pre_pass = with_prelu_pass(config.joint_custom_pre_pass)

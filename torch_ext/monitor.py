@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from typing_extensions import Self
 
 from torch_ext._modules import check_filter_fn, check_model
@@ -22,7 +23,7 @@ from torch_ext.monitor_row import Row
 
 __all__ = ["ActivationMonitor"]
 
-_RECTIFIERS = (nn.PReLU, nn.ReLU, nn.LeakyReLU)
+_RECTIFIERS = (PyTorchPReLU, nn.ReLU, nn.LeakyReLU)
 _State: TypeAlias = tuple[int, int | None]  # of a tensor: see _state
 
 
@@ -44,14 +45,16 @@ class ActivationMonitor:
     graph, activation or gradient is kept. ``state_dict()`` stays as it is; copies and pickles of
     the model are not monitored and need nothing of torch_ext.
 
-    A module that is called several times in one forward of ``model`` has a row for each call.
+    A module that is called several times in one forward of ``model`` has a row for each call. (After
+    a KeyboardInterrupt in one, of which no hook hears, layers that are called alone are numbered on
+    from there, until the next forward of ``model``.)
     A forward that is repeated in the backward (activation checkpointing) is not counted again. With
     ``use_reentrant=True`` it does not say which of several calls it repeats: their gradients are
     left out, unless only one of them has this number of channels.
 
     Under DDP the figures are those of one process; :meth:`all_reduce` joins them. Compiled models
     must be monitored before they are first called; each hook then breaks the graph, so that
-    ``fullgraph=True`` is refused. Functional uses (``F.relu``), replicas of ``nn.DataParallel``,
+    ``fullgraph=True`` is refused; ``torch.jit.script`` needs the monitor closed. Functional uses (``F.relu``), replicas of ``nn.DataParallel``,
     CUDA graphs, transforms of ``torch.func`` and sharded parameters (FSDP) are not covered.
 
     Args:
@@ -191,7 +194,7 @@ class ActivationMonitor:
     def _dim_of_channels(self, module: nn.Module, input: Tensor) -> int | None:
         if input.dim() < 2:
             return None
-        if isinstance(module, nn.PReLU) and module.weight.numel() > 1:
+        if isinstance(module, PyTorchPReLU) and module.weight.numel() > 1:
             return 1
         return self.channel_dim if -input.dim() <= self.channel_dim < input.dim() else None
 
@@ -289,6 +292,14 @@ class _Hook(functools.partial[None]):
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
+    @property
+    def __name__(self) -> str:
+        """What torch.jit.script, which would compile the hook, asks for first."""
+        raise AttributeError(
+            "torch_ext.ActivationMonitor counts in Python, which torch.jit.script cannot compile: "
+            "close() the monitor first"
+        )
+
 
 def _hook(function: Callable[..., None], watched: nn.Module) -> _Hook:
     def hook(module: nn.Module, *arguments: Any) -> None:
@@ -338,7 +349,7 @@ def _is_plain(value: object) -> TypeGuard[Tensor]:
 
 def _slope(module: nn.Module) -> Tensor | float | None:
     """What the module multiplies non-positive inputs with, if it is known to."""
-    if isinstance(module, nn.PReLU):
+    if isinstance(module, PyTorchPReLU):
         return module.weight if _is_plain(module.weight) else None
     forward = type(module).forward
     if forward is nn.LeakyReLU.forward:

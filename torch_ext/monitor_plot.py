@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from torch_ext.monitor_layer import LayerStatistics
-from torch_ext.monitor_report import ActivationReport
 
 __all__ = ["draw"]
 
@@ -15,14 +14,13 @@ BLUE, ORANGE, BLACK, GREY = "#0072b2", "#d55e00", "#222222", "#8a8a8a"
 NAMED_LAYERS = 40  # more than so many are numbered
 
 
-def draw(report: ActivationReport) -> Figure:
+def draw(layers: list[LayerStatistics], window: int, every: int) -> Figure:
     """Four panels, the layers from left to right in each."""
-    layers = report.layers
     width = min(20.0, max(10.0, 0.5 * len(layers)))
     figure = Figure(figsize=(width, 7.5), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     _draw_non_positive(panels[0, 0], layers)
-    _draw_silent(panels[0, 1], report)
+    _draw_silent(panels[0, 1], layers, window)
     _draw_slopes(panels[1, 0], layers)
     _draw_gradients(panels[1, 1], layers)
     for axes in panels.flat:
@@ -36,8 +34,8 @@ def draw(report: ActivationReport) -> Figure:
             axes.set_xticks(range(len(layers)), labels, rotation=0 if upright else 90)
         axes.set_xlabel("layer" if len(layers) <= NAMED_LAYERS else "layer, numbered from 0")
     steps = max((layer.steps for layer in layers), default=0)
-    every = f", one in {report.every}" if report.every > 1 else ""
-    figure.suptitle(f"Activations over {steps} observed training steps{every}")
+    share = f", one in {every}" if every > 1 else ""
+    figure.suptitle(f"Activations over {steps} observed training steps{share}")
     return figure
 
 
@@ -53,8 +51,7 @@ def _draw_non_positive(axes: Axes, layers: list[LayerStatistics]) -> None:
     axes.legend(loc="upper left", fontsize=9, ncols=3)
 
 
-def _draw_silent(axes: Axes, report: ActivationReport) -> None:
-    layers = report.layers
+def _draw_silent(axes: Axes, layers: list[LayerStatistics], window: int) -> None:
     places = range(len(layers))
     silent = [100 * (layer.silent or 0) / layer.channels for layer in layers]
     dead = [100 * (layer.dead or 0) / layer.channels for layer in layers]
@@ -65,7 +62,7 @@ def _draw_silent(axes: Axes, report: ActivationReport) -> None:
             axes.text(place, 1, "?", ha="center", color=GREY)
     top = max([*silent, 5.0])
     axes.set(
-        title=f"Units without a positive input in {report.window} steps",
+        title=f"Units without a positive input in {window} steps",
         ylabel="% of units",
         ylim=(0, 1.3 * top),  # room for the legend
     )

@@ -124,7 +124,7 @@ class ActivationReport:
             raise ImportError(
                 f"plot() needs a package that is missing ({error}): pip install torch_ext[plot]"
             ) from error
-        figure = draw(self)
+        figure = draw(self.layers, self.window, self.every)
         if path is not None:
             figure.savefig(path)
         return figure

@@ -1,4 +1,8 @@
-"""What torch.onnx needs to know of the operator: it becomes the standard PRelu, no custom domain::
+"""What torch.onnx needs to know of the operator: it becomes the standard PRelu, no custom domain.
+
+``torch.onnx.export`` is told so when a program imports it, both the exporter on ``torch.export`` and
+the older one on TorchScript (``dynamo=False``). Where another torch does not take what it is told,
+which is a warning, the first can be given a table::
 
     program = torch.onnx.export(
         model, args, dynamo=True, custom_translation_table=torch_ext.onnx.translation_table()
@@ -14,6 +18,8 @@ from typing import Any
 import torch
 
 __all__ = ["translation_table"]
+
+_OPERATOR = torch.ops.torch_ext.prelu.default
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -41,8 +47,12 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         raise ImportError(
             f"Export to ONNX needs packages that are missing ({error}): pip install onnx onnxscript"
         ) from error
-    op = onnxscript.opset18  # what the exporter itself writes; it converts the finished graph
+    return {
+        _OPERATOR: _translation(onnxscript.opset18)
+    }  # the exporter's own; it converts in the end
 
+
+def _translation(op: Any) -> Callable[..., Any]:
     # Runs while the exporter traces: the arguments are symbols with a shape and a dtype, which the
     # results of `op` may lack.
     def prelu(input: Any, weight: Any) -> Any:
@@ -56,4 +66,37 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
             return op.PRelu(input, slope)
         return op.Cast(op.PRelu(op.Cast(input, to=weight.dtype), slope), to=input.dtype)
 
-    return {torch.ops.torch_ext.prelu.default: prelu}
+    return prelu
+
+
+def register_translation() -> None:
+    """Makes the table unnecessary; for :mod:`torch_ext._rules`."""
+    from onnxscript import opset18
+    from torch.onnx._internal.exporter._torchlib._torchlib_registry import onnx_impl
+
+    onnx_impl(_OPERATOR, trace_only=True)(_translation(opset18))
+
+
+def register_symbolic() -> None:
+    """The same for ``torch.onnx.export(dynamo=False)``; for :mod:`torch_ext._rules`."""
+    from torch.onnx import register_custom_op_symbolic  # type: ignore[attr-defined]
+
+    register_custom_op_symbolic("torch_ext::prelu", _symbolic, opset_version=9)
+
+
+def _symbolic(g: Any, input: Any, weight: Any) -> Any:
+    from torch.onnx import symbolic_opset9
+
+    def prelu(input: Any) -> Any:
+        if weight.type().dim() == 0:  # which PyTorch's would give dimensions, more than there are
+            return g.op("PRelu", input, weight)
+        return symbolic_opset9.prelu(g, input, weight)
+
+    narrow, wide = input.type().dtype(), weight.type().dtype()
+    if narrow == wide:
+        return prelu(input)
+    wide_input = g.op("Cast", input, to_i=_ONNX_TYPES[wide])
+    return g.op("Cast", prelu(wide_input), to_i=_ONNX_TYPES[narrow])
+
+
+_ONNX_TYPES = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}

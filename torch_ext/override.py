@@ -26,7 +26,9 @@ class override_aten(ContextDecorator):
             loss.backward()
 
     It holds for the whole process, every thread included, while at least one such context is open
-    anywhere; contexts may nest, overlap, and be entered and left in any thread. A backward belongs to
+    anywhere; contexts may nest, overlap, and be entered and left in any thread. The first one of a
+    process takes the place of PyTorch's kernel, for good: enter it while no other thread calls PReLU,
+    for PyTorch changes its dispatch table without regard for readers. A backward belongs to
     its forward: it runs on the kernels that were chosen there, also after the context was left.
 
     Argument rules stay stock's: input and weight of one dtype, errors in stock's words. (Under
@@ -37,8 +39,8 @@ class override_aten(ContextDecorator):
     the graph, with ``fullgraph=True`` an error.
 
     Raises:
-        RuntimeError: on entering, if another library has replaced ``aten::prelu``; on leaving, if
-            this object is left more often than it was entered.
+        RuntimeError: on entering, if another library has replaced ``aten::prelu``, before the first
+            override or since; on leaving, if this object is left more often than it was entered.
         TypeError: as a decorator of a generator or a coroutine function, whose body would run
             outside.
     """

@@ -3,16 +3,43 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
+from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.nn.modules.activation import PReLU as PyTorchPReLU  # programs rebind torch.nn.PReLU
 
 __all__ = ["PReLU", "prelu"]
+
+if (PyTorchPReLU.__module__, PyTorchPReLU.__qualname__) != ("torch.nn.modules.activation", "PReLU"):
+    raise ImportError(
+        f"torch.nn.modules.activation.PReLU is not PyTorch's but {PyTorchPReLU!r}, so that torch_ext "
+        "cannot tell PyTorch's layers: import torch_ext before it is replaced",
+        name="torch_ext",
+    )
 
 # Looked up once: finding it through torch.ops takes a noticeable part of a small call. The packet
 # rather than its only overload, because TorchScript knows packets only.
 _prelu: Callable[[Tensor, Tensor], Tensor] = torch.ops.torch_ext.prelu
-# What the packet calls in the end. Calling it directly takes a fifth off a small call; Dynamo,
-# which cannot look into it, gets the packet.
-_prelu_now: Callable[[Tensor, Tensor], Tensor] = torch.ops.torch_ext.prelu._op
+# What the packet calls in the end, where this torch calls it so. Calling it directly takes a fifth
+# off a small call; Dynamo and TorchScript, which cannot look into it, get the packet.
+_operator: Callable[[Tensor, Tensor], Tensor] = getattr(_prelu, "_op", _prelu)
+
+
+def _prelu_now(input: Tensor, weight: Tensor) -> Tensor:
+    """The operator, with PyTorch's errors for what the operator's own binding has none for."""
+    try:
+        return _operator(input, weight)
+    except RuntimeError as error:
+        for position, (name, value) in enumerate((("input", input), ("weight", weight)), 1):
+            if not isinstance(value, Tensor) and not hasattr(type(value), "__torch_function__"):
+                raise TypeError(
+                    f"prelu(): argument '{name}' (position {position}) must be Tensor, "
+                    f"not {type(value).__name__}"
+                ) from None
+        if "Named tensors" in str(error):  # of which newer torch has none
+            raise RuntimeError(
+                "prelu(): named dimensions are not supported: drop the names by rename(None)"
+            ) from None
+        raise
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
@@ -42,6 +69,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         any number of times.
 
     Raises:
+        TypeError: if an argument is not a tensor.
         RuntimeError: if shapes, dtypes or devices do not fit together, in the words of
             :func:`torch.nn.functional.prelu`.
         NotImplementedError: for other dtypes than those above.
@@ -51,12 +79,13 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         >>> torch_ext.prelu(torch.tensor([-2.0, 0.5, 3.0]), torch.tensor(0.25))
         tensor([-0.5000,  0.5000,  3.0000])
     """
-    if torch.compiler.is_dynamo_compiling():
+    if is_scripting() or torch.compiler.is_dynamo_compiling():
         return _prelu(input, weight)
-    return _prelu_now(input, weight)
+    else:
+        return _prelu_now(input, weight)
 
 
-class PReLU(nn.PReLU):
+class PReLU(PyTorchPReLU):
     """:class:`torch.nn.PReLU` on the fused operator; :func:`torch_ext.prelu` has the formulas.
 
     Takes the same arguments, ``num_parameters=1, init=0.25, device=None, dtype=None``, and holds
@@ -71,8 +100,31 @@ class PReLU(nn.PReLU):
         torch.Size([8, 64, 28, 28])
     """
 
+    _torch_ext_original = PyTorchPReLU  # what restore_prelu makes of it; see _twins.py
+
     def forward(self, input: Tensor) -> Tensor:
         """Runs the forward pass."""
-        if torch.compiler.is_dynamo_compiling():
+        if is_scripting() or torch.compiler.is_dynamo_compiling():
             return _prelu(input, self.weight)
-        return _prelu_now(input, self.weight)
+        elif isinstance(input, fx.Proxy):
+            return _traced(self, input)
+        else:
+            return _prelu_now(input, self.weight)
+
+
+# What torch.fx is asked about in place of our layers.
+_A_LAYER_OF_PYTORCH = PyTorchPReLU(device="meta")
+
+
+def _traced(layer: PReLU, input: fx.Proxy) -> fx.Proxy:
+    """One call of the layer in the graph, if the tracer would make that of ``nn.PReLU``.
+
+    By the name of a layer's module it tells those of torch.nn, which it calls in the graph, from
+    others, whose forward it looks into. So it has come here, and makes up for the name.
+    """
+    tracer = input.tracer
+    if layer.__module__ == __name__ and isinstance(tracer, fx.Tracer) and tracer.root is not layer:
+        path = tracer.path_of_module(layer)
+        if tracer.is_leaf_module(_A_LAYER_OF_PYTORCH, path):
+            return tracer.create_proxy("call_module", path, (input,), {})
+    return _prelu_now(input, layer.weight)  # type: ignore[arg-type, return-value]

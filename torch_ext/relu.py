@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 
 from torch_ext._modules import (
@@ -23,9 +24,11 @@ from torch_ext._modules import (
     compiled_code,
     data_parallel_parts,
     first_line,
+    has_forward_on_the_instance,
     own_forward,
     without_hooks,
 )
+from torch_ext._prelu_uses import slopes_in_graph
 from torch_ext._relu_uses import FLOATS, ExampleInputs, Use, observed_uses, use_by_surroundings
 from torch_ext.prelu import PReLU
 from torch_ext.swap_report import SwapReport
@@ -143,7 +146,8 @@ def slope_parameters(model: nn.Module) -> list[nn.Parameter]:
         model: searched with all its submodules, itself included.
 
     Returns:
-        Each Parameter once, in the order of ``model.modules()``; frozen ones too. Where ``weight``
+        Each Parameter once, in the order of ``model.modules()``; frozen ones too. Those that a graph
+        of torch.fx or torch.export calls PReLU with are among them. Where ``weight``
         is computed from other Parameters (``torch.nn.utils.parametrize``, ``prune``), those.
 
     Raises:
@@ -161,11 +165,13 @@ def slope_parameters(model: nn.Module) -> list[nn.Parameter]:
     check_model(model)
     slopes: dict[nn.Parameter, None] = {}
     for module in model.modules():
-        if isinstance(module, nn.PReLU):
+        if isinstance(module, PyTorchPReLU):
             slopes.update(dict.fromkeys(module.parameters(recurse=False)))
             if parametrize.is_parametrized(module, "weight"):
                 originals = cast(nn.ModuleDict, module.parametrizations)["weight"]
                 slopes.update(dict.fromkeys(originals.parameters(recurse=False)))
+        elif isinstance(module, fx.GraphModule):
+            slopes.update(dict.fromkeys(slopes_in_graph(module)))
     return list(slopes)
 
 
@@ -218,7 +224,7 @@ def _convertible(
         elif wrapper := parts.get(module):
             reason = f"inside {wrapper}, which would not synchronise its slope: convert, then wrap"
             report._skip(name, module, reason)
-        elif "forward" in vars(module):
+        elif has_forward_on_the_instance(module):
             report._skip(name, module, ON_THE_INSTANCE)
         elif cls := own_forward(module, (nn.ReLU, nn.LeakyReLU)):
             report._skip(name, module, f"{cls.__qualname__} has a forward of its own")
@@ -285,7 +291,7 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = (nn.ReLU, nn.LeakyReLU, nn.PReLU, torch.jit.ScriptModule)
+        own = (nn.ReLU, nn.LeakyReLU, PyTorchPReLU, torch.jit.ScriptModule)
         return isinstance(m, own) or super().is_leaf_module(m, module_qualified_name)
 
 

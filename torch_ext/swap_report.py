@@ -61,6 +61,7 @@ class SwapReport:
     def _swap(self, name: str, module: nn.Module, cls: type) -> None:
         """Exchanges the class of a module."""
         before = _class_name(module)
+        vars(module).pop("forward", None)  # the class's own, bound: it would go on to be called
         # Past a __setattr__ of the module's own, which might refuse half-way through a model.
         object.__setattr__(module, "__class__", cls)
         self.swapped.append(name)

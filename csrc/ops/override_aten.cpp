@@ -1,9 +1,11 @@
-// aten::prelu on our kernels while an override is open, stock's own kernel otherwise.
+// aten::prelu on our kernels while an override is open, PyTorch's own kernel otherwise.
 //
-// The kernel is registered once, when this library is loaded, and a counter decides in each call.
-// To register on entering and unregister on leaving would be unsafe: PyTorch guards its dispatch
-// table against other writers only, so a thread inside aten::prelu could read a half-written entry
-// or call a kernel that was just freed. A counter leaves nothing to restore.
+// The kernel is registered once, by the first override of the process, and stays; a counter decides
+// in each call. To register on entering and unregister on leaving would be unsafe each time:
+// PyTorch guards its dispatch table against other writers only, so a thread inside aten::prelu
+// could read a half-written entry or call a kernel that was just freed. To register when this
+// library is loaded would be safer still, but a program that never asks for an override keeps
+// PyTorch's operator as it is.
 #include "ops/override_aten.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -17,6 +19,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "ops/prelu_composite.h"
 
@@ -66,9 +72,10 @@ at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
   return at::compositeimplicitautograd::prelu(input, weight);
 }
 
-// PyTorch warns, once in a process, that a kernel is replaced. This replacement does nothing until
-// asked to, and another library's should still be warned about: so no handler and, for the moment,
-// no "once".
+// PyTorch warns, once in a process, that a kernel is replaced. This replacement was asked for, and
+// another library's should still be warned about: so no handler and, for the moment, no "once".
+// (That flag has no lock. One replacement in a process, made while Python's lock keeps
+// torch.set_warn_always out, is as near to one as can be had.)
 class NoWarnings : c10::WarningHandler {
  public:
   NoWarnings() { c10::WarningUtils::set_warnAlways(true); }
@@ -82,18 +89,55 @@ class NoWarnings : c10::WarningHandler {
   const c10::WarningUtils::WarningHandlerGuard silence_{this};
 };
 
+c10::OperatorHandle aten_prelu() {
+  return c10::Dispatcher::singleton().findSchemaOrThrow("aten::prelu", "");
+}
+
+// In place of PyTorch's kernel, for every key that PyTorch computes from it. Beside it, at the keys
+// of a device, would be seen by tracers: to them an operator with a kernel for CPU is no longer one
+// to decompose.
+torch::Library replace_kernel() {
+  const NoWarnings quietly;
+  torch::Library library(torch::Library::FRAGMENT, "aten", std::nullopt, __FILE__, __LINE__);
+  library.impl(
+      "prelu",
+      torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(prelu_switched)));
+  return library;
+}
+
+// The composite kernels, as PyTorch describes them; the one that is used comes first.
+std::vector<std::string> composite_kernels() {
+  std::istringstream registered(aten_prelu().dumpState());
+  std::vector<std::string> found;
+  for (std::string line; std::getline(registered, line);) {
+    if (line.rfind(c10::toString(c10::DispatchKey::CompositeImplicitAutograd), 0) == 0) {
+      found.push_back(line);
+    }
+  }
+  return found;
+}
+
+void check_not_replaced(bool not_replaced, c10::DispatchKey key) {
+  TORCH_CHECK(
+      not_replaced, "torch_ext: override_aten cannot take over aten::prelu: ",
+      "another library has replaced it for ", key, ". Use torch_ext.replace_prelu(model) instead.");
+}
+
 }  // namespace
 
 void enter_override_aten() {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::prelu", "");
   for (const auto key :
        {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
         c10::DispatchKey::AutogradCUDA}) {
-    TORCH_CHECK(
-        !op.hasKernelForDispatchKey(key), "torch_ext: override_aten cannot take over aten::prelu: ",
-        "another library has replaced it for ", key,
-        ". Use torch_ext.replace_prelu(model) instead.");
+    check_not_replaced(!aten_prelu().hasKernelForDispatchKey(key), key);
   }
+  constexpr auto kComposite = c10::DispatchKey::CompositeImplicitAutograd;
+  static const torch::Library library = [] {
+    check_not_replaced(composite_kernels().size() <= 1, kComposite);  // PyTorch's own
+    return replace_kernel();
+  }();
+  static const std::string ours = composite_kernels().front();
+  check_not_replaced(composite_kernels().front() == ours, kComposite);
   ++open_overrides();
 }
 
@@ -111,16 +155,6 @@ OverrideAten::OverrideAten() {
 
 OverrideAten::~OverrideAten() {
   --open_overrides();
-}
-
-// In place of stock's kernel, for every key that PyTorch computes from it. Beside it, at the keys
-// of a device, would be seen by tracers: to them an operator with a kernel for CPU is no longer one
-// to decompose.
-TORCH_LIBRARY_FRAGMENT(aten, m) {
-  const NoWarnings quietly;
-  m.impl(
-      "prelu",
-      torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(prelu_switched)));
 }
 
 }  // namespace torch_ext

@@ -97,6 +97,10 @@ void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const c
 void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input) {
   check_defined(grad_output, "grad_output");
   TORCH_CHECK(
+      grad_output.layout() == input.layout(),
+      "prelu_backward: Expected `grad_output` to have the layout of `input`, ", input.layout(),
+      ", but got ", grad_output.layout());
+  TORCH_CHECK(
       grad_output.sym_sizes() == input.sym_sizes(),
       "prelu_backward: Expected `grad_output` to have the shape of `input`, ", input.sym_sizes(),
       ", but got ", grad_output.sym_sizes());

@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_prelu_kernel.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include "ops/prelu_args.h"
@@ -41,6 +42,19 @@ at::Tensor keep_non_positive(const at::Tensor& input, const at::Tensor& values) 
   return at::where(input > 0, 0, values);
 }
 
+// values where input is positive, else times the slope. If the slope has a tangent, the product's
+// rule would add 0 * values to the tangent where input is positive, which is NaN if they are
+// infinite; so those values stay out of that product. (Not always, because then a gradient of
+// values is a sum of two, one of which is +0, and loses the sign of -0.)
+at::Tensor times_local_slope(
+    const at::Tensor& values, const at::Tensor& input, const at::Tensor& weight) {
+  if (!weight._fw_grad(/*level=*/0).defined()) {
+    return values * local_slope(input, weight);
+  }
+  const at::Tensor slopes = along_channels(weight.to(values.scalar_type()), input.dim());
+  return at::where(input > 0, values, keep_non_positive(input, values) * slopes);
+}
+
 // Strided memory of ordinary numbers, on whatever device.
 bool is_plain(const at::Tensor& t) {
   return t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested();
@@ -57,7 +71,7 @@ at::Tensor sum_to_weight(const at::Tensor& per_element, const at::Tensor& weight
 
 at::Tensor prelu_composite(const at::Tensor& input, const at::Tensor& weight) {
   check_prelu_args(input, weight, "prelu");
-  return (input.to(acc_dtype(input)) * local_slope(input, weight)).to(input.scalar_type());
+  return times_local_slope(input.to(acc_dtype(input)), input, weight).to(input.scalar_type());
 }
 
 std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
@@ -70,7 +84,7 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
   const at::Tensor g = grad_output.to(acc_dtype(input));
   at::Tensor grad_input, grad_weight;
   if (output_mask[0]) {
-    grad_input = (g * local_slope(input, weight)).to(input.scalar_type());
+    grad_input = times_local_slope(g, input, weight).to(input.scalar_type());
   }
   if (output_mask[1]) {
     grad_weight = sum_to_weight(keep_non_positive(input, input.to(acc_dtype(input)) * g), weight);
@@ -91,7 +105,7 @@ std::array<at::Tensor, 3> prelu_double_backward(
   if (grad_grad_input.defined()) {
     const at::Tensor ggi = grad_grad_input.to(acc);
     if (wanted[0]) {
-      by_grad_output = ggi * local_slope(input, weight);
+      by_grad_output = times_local_slope(ggi, input, weight);
     }
     if (wanted[2]) {
       by_weight = sum_to_weight(keep_non_positive(input, g * ggi), weight);
@@ -109,6 +123,17 @@ std::array<at::Tensor, 3> prelu_double_backward(
   }
   if (by_grad_output.defined()) {
     by_grad_output = by_grad_output.to(grad_output.scalar_type());
+  }
+  // Zeros, as PyTorch's own, where a gradient does not depend on an operand that wants one: to
+  // leave it undefined would be an error in autograd.grad, and in compiled autograd, which takes
+  // every result of a node for a tensor.
+  if (grad_grad_input.defined() || grad_grad_weight.defined()) {
+    if (wanted[1] && !by_input.defined()) {
+      by_input = at::zeros_like(input);
+    }
+    if (wanted[2] && !by_weight.defined()) {
+      by_weight = at::zeros_like(weight);
+    }
   }
   return {by_grad_output, by_input, by_weight};
 }

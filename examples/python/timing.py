@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +38,10 @@ def seconds(function: Callable[[], object], count: int) -> float:
 
 
 def interleaved(functions: list[Callable[[], object]], target: float) -> list[float]:
-    """Median seconds per call of each function; repeats take turns: drift meets all alike."""
+    """Seconds per call of each function in its fastest repeat; repeats take turns.
+
+    The fastest, because other programs only ever delay one, and may delay most of them.
+    """
     # Least of five: first calls pay for memory and thread start, and a busy machine delays any.
     counts = [
         max(1, int(target / min(seconds(function, 1) for _ in range(5)))) for function in functions
@@ -47,7 +49,7 @@ def interleaved(functions: list[Callable[[], object]], target: float) -> list[fl
     rounds = [
         [seconds(f, n) for f, n in zip(functions, counts, strict=True)] for _ in range(REPEATS)
     ]
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+    return [min(column) for column in zip(*rounds, strict=True)]
 
 
 def measure(shape: tuple[int, ...], channels_last: bool, target: float) -> tuple[list[float], bool]:
@@ -93,7 +95,7 @@ def run(console: Console, output: Path, quick: bool) -> Checks:
     console.print(table)
     console.print(
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{torch.backends.cpu.get_cpu_capability()}; median of {REPEATS} interleaved repeats.\n"
+        f"{torch.backends.cpu.get_cpu_capability()}; fastest of {REPEATS} interleaved repeats.\n"
         "ratio: stock / ours, above 1 means that ours is faster; cl: channels-last.\n"
         "A small table for a first look; benchmarks/ measures with care.",
         highlight=False,

@@ -42,7 +42,12 @@ bool runs(const char* name, const Call& call) {
 
 class OverrideAtenTest : public ::testing::Test {
  protected:
-  void SetUp() override { ASSERT_EQ(node(), kStock); }
+  void SetUp() override {
+    {
+      const torch_ext::OverrideAten first;
+    }  // of the process, which must not meet other threads
+    ASSERT_EQ(node(), kStock);
+  }
   void TearDown() override { ASSERT_EQ(node(), kStock); }
 
   // The name of the graph node that at::prelu makes: whose kernel it ran on.

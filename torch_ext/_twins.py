@@ -1,0 +1,137 @@
+"""The classes that a swap gives to modules: their own, with the fused forward.
+
+A module of PyTorch's own class becomes a torch_ext.PReLU; one of a subclass gets a *twin*: a subclass
+of its class and of torch_ext.PReLU that differs from the first in forward alone.
+
+torch.nn.utils.parametrize and FSDP2's fully_shard give a module a class of their own, with the one
+that it had as last base. A swap makes it anew over what that base becomes.
+"""
+
+import abc
+import copyreg
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch.nn.modules.activation import PReLU as PyTorchPReLU
+
+from torch_ext._modules import is_sharded
+from torch_ext.prelu import PReLU
+
+# On torch_ext.PReLU and on classes that a swap made: the class that they stand for. By it they are
+# known, and not by being torch_ext.PReLU: a program may have imported that twice.
+ORIGINAL = "_torch_ext_original"
+
+
+def is_fused(cls: type) -> bool:
+    """Whether the class is torch_ext.PReLU or made of it, also by an import of torch_ext before."""
+    return any(vars(base).get(ORIGINAL) is PyTorchPReLU for base in cls.__mro__)
+
+
+def fused_class(cls: type, parametrized: bool) -> type:
+    """What a swap gives to a module of this class."""
+    sharded = is_sharded(cls)
+    if not sharded and not parametrized:
+        return PReLU if cls is PyTorchPReLU else _twin(cls)
+    base = fused_class(cls.__bases__[-1], parametrized and sharded)
+    return (_rebase if parametrized else _rebase_once)(cls, base)
+
+
+def original_class(cls: type, parametrized: bool) -> type | None:
+    """The class that was there before the swap; None for one that no swap has made."""
+    sharded, original = is_sharded(cls), vars(cls).get(ORIGINAL)
+    if not sharded and not parametrized:
+        return original
+    # The very class from before the swap, unless parametrizations came or went in the meantime:
+    # they are properties of the class.
+    if original is not None and _namespace(original) == _namespace(cls):
+        return cast(type, original)
+    base = original_class(cls.__bases__[-1], parametrized and sharded)
+    return base and (_rebase if parametrized else _rebase_once)(cls, base)
+
+
+@functools.cache
+def _twin(original: type) -> type:
+    namespace = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+        "forward": _forward_like(original),
+        ORIGINAL: original,
+    }
+    metaclass = _picklable(type(original))
+    return _new_class(original.__name__, (original, PReLU), namespace, metaclass)
+
+
+def _forward_like(original: Any) -> Callable[..., Any]:
+    """torch_ext.PReLU's forward, with the name that the original's gives its input: m(x=...).
+
+    A wrapper with keyword arguments would do, but not for TorchScript.
+    """
+    _, *parameters = inspect.signature(original.forward).parameters.values()
+    names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD][:1]
+    if names in ([], ["input"]):
+        return PReLU.forward
+    code = PReLU.forward.__code__.replace(co_varnames=("self", *names))
+    return types.FunctionType(code, PReLU.forward.__globals__, "forward")
+
+
+def _rebase(cls: type, base: type) -> type:
+    """A parametrized or sharded module's class, over another last base.
+
+    A parametrized one has the parametrized tensors as properties, and its base comes back with their
+    removal. Deep copies share it, so it is made anew and never edited.
+    """
+    namespace = {**_namespace(cls), ORIGINAL: cls}
+    return _new_class(cls.__name__, (*cls.__bases__[:-1], base), namespace, type(base))
+
+
+# Layers of one sharded class stay layers of one class, which torch.compile compiles once.
+_rebase_once = functools.cache(_rebase)
+
+
+def _namespace(cls: type) -> dict[str, Any]:
+    """What a class holds of its own, but for what each has for itself: the last two are abc's."""
+    own = (ORIGINAL, "_abc_impl", "__abstractmethods__")
+    return {name: value for name, value in vars(cls).items() if name not in own}
+
+
+# ---- Making classes that nobody notices --------------------------------------------------------
+
+
+class _Unnoticed:
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
+
+
+def _new_class(
+    name: str, bases: tuple[type, ...], namespace: dict[str, Any], metaclass: type
+) -> type:
+    """A class of which the bases and their metaclass are not told.
+
+    They may keep a register of subclasses by name, from which a program makes its layers; the new one
+    would take the place of the class that it stands for. So __init_subclass__ is hidden behind a base
+    that goes again, and of the metaclass's ways to make a class only the standard library's is used.
+    """
+    maker: Any = abc.ABCMeta if issubclass(metaclass, abc.ABCMeta) else type
+    made = maker.__new__(metaclass, name, (_Unnoticed, *bases), namespace)
+    made.__bases__ = bases
+    return cast(type, made)
+
+
+@functools.cache
+def _picklable(metaclass: type) -> type:
+    """A metaclass like the given one, whose classes pickle takes although no import finds them."""
+    name = f"{metaclass.__name__}OfTwins"
+    made: Any = type.__new__(type, name, (metaclass,), {"__module__": __name__})
+    copyreg.pickle(made, _reduced)
+    return cast(type, made)
+
+
+def _reduced(cls: type) -> str | tuple[Any, ...]:
+    original = vars(cls).get(ORIGINAL)
+    if original is not None and cls.__bases__ == (original, PReLU):
+        return _twin, (original,)
+    return cls.__qualname__  # somebody's, made of a twin: found by an import, or not at all
