@@ -138,7 +138,7 @@ TYPED_TEST(CpuEngine, StoresSumsInTheTypeOfTheirTensor) {
     for (const InstructionSet set : cpu::supported_instruction_sets()) {
       problem.check(set, Threads());
       Guarded<param_t> grad_weight(view.channels, 3);
-      const cpu::StoreSums<scalar_t, 1> step{{{{grad_weight.data(), TypeParam::kWideParams}}}};
+      const StoreSums<scalar_t, 1> step{{{{grad_weight.data(), TypeParam::kWideParams}}}};
       cpu::run(view, {set}, Threads(), cpu::Sweep(problem.operands(), step));
       for (int64_t c = 0; c < view.channels; ++c) {
         const auto rounded = static_cast<compute_type<scalar_t>>(problem.totals()[c][0]);

@@ -75,7 +75,7 @@ TYPED_TEST(CpuEnvironment, SubnormalsFollowTheProcessorsFlags) {
                                  << flush);
         {
           const FlushSubnormals flags(flush);
-          cpu::run(view, {set}, Threads(), cpu::Sweep(forward, cpu::NoStep()));
+          cpu::run(view, {set}, Threads(), cpu::Sweep(forward, NoStep()));
           cpu::run(view, {set}, Threads(), cpu::Sweep(backward, step));
         }
         const bool is_zero = flush && kSubnormal;

@@ -87,10 +87,10 @@ TYPED_TEST(CpuSides, AllSweepsOfNormAndPreluTakeTheSameSide) {
       SCOPED_TRACE(::testing::Message() << cpu::name_of(set) << ' ' << view.channels);
       const cpu::RunOptions options{set};
       const Threads threads;
-      cpu::run(view, options, threads, cpu::Sweep(forward, cpu::NoStep()));
+      cpu::run(view, options, threads, cpu::Sweep(forward, NoStep()));
       cpu::run(view, options, threads, cpu::Sweep(reduce, count_into(positive)));
       cpu::run(view, options, threads, cpu::Sweep(reduce_eval, count_into(positive_in_eval)));
-      cpu::run(view, options, threads, cpu::Sweep(apply, cpu::NoStep()));
+      cpu::run(view, options, threads, cpu::Sweep(apply, NoStep()));
       std::vector<double> expected(view.channels);
       int64_t near_zero = 0;
       for (int64_t i = 0; i < view.numel(); ++i) {

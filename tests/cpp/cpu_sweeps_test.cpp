@@ -100,7 +100,7 @@ struct NormForward {
     const cpu::Operands<Moments, scalar_t> moments{{x.data()}, {}, {input(shift)}};
     cpu::run(
         view, {set, true, 2, tuning}, threads, cpu::Sweep(moments, step),
-        cpu::Sweep(forward(), cpu::NoStep()));
+        cpu::Sweep(forward(), NoStep()));
   }
 
   cpu::Operands<NormPreluForward, scalar_t> forward() {
@@ -212,7 +212,7 @@ TYPED_TEST(CpuSweeps, AStepTurnsSumsOfTheGradientIntoParamsOfItsResult) {
       std::fill(grad_input.begin(), grad_input.end(), to_scalar<scalar_t>(0));
       cpu::run(
           view, {set, true, 3, mode.tuning}, threads, cpu::Sweep(reduce, step),
-          cpu::Sweep(apply, cpu::NoStep()));
+          cpu::Sweep(apply, NoStep()));
     };
     for (const InstructionSet set : cpu::supported_instruction_sets()) {
       SCOPED_TRACE(::testing::Message() << cpu::name_of(set) << ' ' << view.channels);
