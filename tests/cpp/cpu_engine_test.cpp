@@ -114,17 +114,19 @@ TYPED_TEST(CpuEngine, CombinesTheTasksOfLargeTensors) {
 // For the thread sanitizer: no task writes where another one reads or writes, vectors that reach
 // back included.
 TYPED_TEST(CpuEngine, TasksMayRunAtOnce) {
+  Tuning small_tasks;
+  small_tasks.sum_task_elements = small_tasks.task_elements = 3000;
   for (const ChannelView& view :
-       {ChannelView{1, 1, 200003}, ChannelView{3, 2, 20011}, ChannelView{30011, 3, 1},
-        ChannelView{70, 1030, 1}, ChannelView{40, 90, 25}, ChannelView{300, 301, 7}}) {
+       {ChannelView{1, 1, 30003}, ChannelView{3, 2, 5011}, ChannelView{10011, 3, 1},
+        ChannelView{70, 303, 1}, ChannelView{40, 30, 25}, ChannelView{60, 101, 7}}) {
     typename TestFixture::Forward forward(view, this->options(1), this->random_);
     typename TestFixture::Backward backward(view, this->options(1), this->random_);
     for (const InstructionSet set : cpu::supported_instruction_sets()) {
-      const Threads threads(4, 1);
-      forward.check(set, threads);
-      backward.check(set, threads);
-      EXPECT_EQ(threads.at_once(), 4)
-          << view.outer << " x " << view.channels << " x " << view.inner;
+      const Threads of_forward(4, 1), of_backward(4, 1);
+      forward.check(set, of_forward, small_tasks);
+      backward.check(set, of_backward, small_tasks);
+      EXPECT_EQ(of_forward.at_once(), 4) << view.outer << " x " << view.channels;
+      EXPECT_EQ(of_backward.at_once(), 4) << view.outer << " x " << view.channels;
     }
   }
 }
