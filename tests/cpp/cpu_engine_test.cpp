@@ -168,7 +168,7 @@ struct Uniform {
     }
   }
 
-  void run(InstructionSet set) {
+  void run(InstructionSet set, const Tuning& tuning = kTuning) {
     const bool is_compute_type = std::is_same_v<param_t, compute_type<scalar_t>>;
     cpu::Operands<Op, scalar_t> operands{
         {}, {output.data()}, {{{slopes.data(), is_compute_type, 1}}}};
@@ -180,7 +180,7 @@ struct Uniform {
         sums[channel] = totals[0];
       }
     };
-    cpu::run(view, {set}, Threads(), cpu::Sweep<Op, scalar_t, decltype(step)>(operands, step));
+    cpu::run(view, {set, true, 0, tuning}, Threads(), cpu::Sweep(operands, step));
   }
 };
 
@@ -259,6 +259,10 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
   using param_t = typename TypeParam::param_t;
   constexpr bool kDouble = std::is_same_v<scalar_t, double>;
   const double u = kDouble ? 0x1p-53 : 0x1p-24;
+  Tuning one_task;
+  one_task.sum_task_elements = 1 << 30;
+  one_task.task_multiple = 1;
+  one_task.max_joined = 1;
   for (const ChannelView& view :
        {ChannelView{1, 1, 1 << 20}, ChannelView{1 << 19, 2, 1}, ChannelView{1 << 14, 2, 25}}) {
     Uniform<PreluBackward, scalar_t, param_t> problem(
@@ -266,8 +270,9 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
         static_cast<param_t>(0.25f));
     const Exact exact = Exact(to_double(problem.inputs[0][0])) *
                         Exact(to_double(problem.inputs[1][0])) * (view.numel() / view.channels);
-    for (const InstructionSet set : cpu::supported_instruction_sets()) {
-      problem.run(set);
+    // In tasks as usual, and in a single one, whose chains would be as long as they can.
+    const auto check = [&](InstructionSet set, const Tuning& tuning) {
+      problem.run(set, tuning);
       for (int64_t c = 0; c < view.channels; ++c) {
         EXPECT_LE(
             static_cast<double>(magnitude(problem.sums[c] - exact)),
@@ -281,6 +286,10 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
           EXPECT_TRUE(std::isfinite(to_double(grad_weight)));
         }
       }
+    };
+    for (const InstructionSet set : cpu::supported_instruction_sets()) {
+      check(set, kTuning);
+      check(set, one_task);
     }
   }
 }
