@@ -114,17 +114,19 @@ TYPED_TEST(CpuEngine, CombinesTheTasksOfLargeTensors) {
 // For the thread sanitizer: no task writes where another one reads or writes, vectors that reach
 // back included.
 TYPED_TEST(CpuEngine, TasksMayRunAtOnce) {
+  Tuning small_tasks;
+  small_tasks.sum_task_elements = small_tasks.task_elements = 3000;
   for (const ChannelView& view :
-       {ChannelView{1, 1, 200003}, ChannelView{3, 2, 20011}, ChannelView{30011, 3, 1},
-        ChannelView{70, 1030, 1}, ChannelView{40, 90, 25}, ChannelView{300, 301, 7}}) {
+       {ChannelView{1, 1, 30003}, ChannelView{3, 2, 5011}, ChannelView{10011, 3, 1},
+        ChannelView{70, 303, 1}, ChannelView{40, 30, 25}, ChannelView{60, 101, 7}}) {
     typename TestFixture::Forward forward(view, this->options(1), this->random_);
     typename TestFixture::Backward backward(view, this->options(1), this->random_);
     for (const InstructionSet set : cpu::supported_instruction_sets()) {
-      const Threads threads(4, 1);
-      forward.check(set, threads);
-      backward.check(set, threads);
-      EXPECT_EQ(threads.at_once(), 4)
-          << view.outer << " x " << view.channels << " x " << view.inner;
+      const Threads of_forward(4, 1), of_backward(4, 1);
+      forward.check(set, of_forward, small_tasks);
+      backward.check(set, of_backward, small_tasks);
+      EXPECT_EQ(of_forward.at_once(), 4) << view.outer << " x " << view.channels;
+      EXPECT_EQ(of_backward.at_once(), 4) << view.outer << " x " << view.channels;
     }
   }
 }
@@ -166,7 +168,7 @@ struct Uniform {
     }
   }
 
-  void run(InstructionSet set) {
+  void run(InstructionSet set, const Tuning& tuning = kTuning) {
     const bool is_compute_type = std::is_same_v<param_t, compute_type<scalar_t>>;
     cpu::Operands<Op, scalar_t> operands{
         {}, {output.data()}, {{{slopes.data(), is_compute_type, 1}}}};
@@ -178,7 +180,7 @@ struct Uniform {
         sums[channel] = totals[0];
       }
     };
-    cpu::run(view, {set}, Threads(), cpu::Sweep<Op, scalar_t, decltype(step)>(operands, step));
+    cpu::run(view, {set, true, 0, tuning}, Threads(), cpu::Sweep(operands, step));
   }
 };
 
@@ -257,6 +259,10 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
   using param_t = typename TypeParam::param_t;
   constexpr bool kDouble = std::is_same_v<scalar_t, double>;
   const double u = kDouble ? 0x1p-53 : 0x1p-24;
+  Tuning one_task;
+  one_task.sum_task_elements = 1 << 30;
+  one_task.task_multiple = 1;
+  one_task.max_joined = 1;
   for (const ChannelView& view :
        {ChannelView{1, 1, 1 << 20}, ChannelView{1 << 19, 2, 1}, ChannelView{1 << 14, 2, 25}}) {
     Uniform<PreluBackward, scalar_t, param_t> problem(
@@ -264,8 +270,9 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
         static_cast<param_t>(0.25f));
     const Exact exact = Exact(to_double(problem.inputs[0][0])) *
                         Exact(to_double(problem.inputs[1][0])) * (view.numel() / view.channels);
-    for (const InstructionSet set : cpu::supported_instruction_sets()) {
-      problem.run(set);
+    // In tasks as usual, and in a single one, whose chains would be as long as they can.
+    const auto check = [&](InstructionSet set, const Tuning& tuning) {
+      problem.run(set, tuning);
       for (int64_t c = 0; c < view.channels; ++c) {
         EXPECT_LE(
             static_cast<double>(magnitude(problem.sums[c] - exact)),
@@ -279,6 +286,10 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
           EXPECT_TRUE(std::isfinite(to_double(grad_weight)));
         }
       }
+    };
+    for (const InstructionSet set : cpu::supported_instruction_sets()) {
+      check(set, kTuning);
+      check(set, one_task);
     }
   }
 }

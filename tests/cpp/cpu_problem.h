@@ -223,6 +223,7 @@ class Problem {
     return plan(tuning).should_bypass_caches(outputs_[0].data());
   }
   const std::vector<Totals>& totals() const { return totals_; }
+  const TheOracle& oracle() const { return *oracle_; }
 
  private:
   void fill(Params<scalar_t>& param, int index) {

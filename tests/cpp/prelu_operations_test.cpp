@@ -250,4 +250,11 @@ static_assert(
     }(),
     "the same lines serve a vector");
 
+static_assert([] {
+  torch_ext::NoSums none;
+  const std::array inputs{Pair(3), Pair(2, -2)};
+  const Pair grad_input = torch_ext::PreluBackward::apply(inputs, std::array{Pair(0.5)}, none)[0];
+  return grad_input.first == 3 && grad_input.second == 1.5;
+}());
+
 }  // namespace
