@@ -46,7 +46,7 @@ std::optional<Plan> Plan::of_whole_channels(
     int tensors,
     const Tuning& tuning) {
   Plan plan(view, element_bytes, counts, tuning);
-  const int64_t channel_bytes = view.outer * view.inner * element_bytes * tensors;
+  const int64_t channel_bytes = view.outer * view.inner * element_bytes * std::max(tensors, 1);
   const int64_t most = std::min(
       tuning.whole_channel_bytes / channel_bytes,
       std::min(view.channels / tuning.task_multiple, tuning.max_plane_channels));

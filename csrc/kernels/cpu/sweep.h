@@ -58,9 +58,12 @@ class Sweep {
   template <typename Runtime>
   void prepare(const Plan& plan, const RunOptions& options, const Runtime& runtime) {
     run_tasks_ = run_tasks_of<Op, scalar_t>(options.set);
-    if constexpr (Op::kOutputs > 0) {
-      operands_.bypass_caches = options.stream && plan.should_bypass_caches(operands_.outputs[0]);
-    }
+    const auto& outputs = operands_.outputs;
+    operands_.bypass_caches =
+        options.stream && Op::kOutputs > 0 &&
+        std::all_of(outputs.begin(), outputs.end(), [&](const scalar_t* output) {
+          return plan.should_bypass_caches(output);
+        });
     if constexpr (Op::kSums > 0) {
       using Partial = Accumulator<compute_t>;
       const int64_t channels = plan.view().channels;
