@@ -24,7 +24,7 @@
 #include <string>
 #include <vector>
 
-#include "ops/prelu_composite.h"
+#include "ops/prelu_foreign.h"
 
 namespace torch_ext {
 namespace {

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "ops/prelu_args.h"
+#include "ops/tensors.h"
 
 namespace torch_ext {
 namespace {

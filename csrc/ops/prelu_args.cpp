@@ -1,9 +1,6 @@
-// Argument rules and layout folding (see prelu_args.h).
 #include "ops/prelu_args.h"
 
-#include <ATen/ops/empty_like.h>
-
-#include <algorithm>
+#include "ops/tensors.h"
 
 namespace torch_ext {
 namespace {
@@ -39,31 +36,6 @@ void check_slope_count(const at::Tensor& input, const at::Tensor& weight) {
   TORCH_CHECK(
       weight.dim() <= 1,
       "prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = ", weight.dim());
-}
-
-// Folds a dense tensor to outer x channels x inner: dimensions in memory order, cut at dimension 1.
-ChannelView fold(const at::Tensor& dense, int64_t channels) {
-  if (channels == 1) {
-    return {1, 1, dense.numel()};
-  }
-  // A dimension lies outside the channels when its stride is larger. Size-1 dimensions, whose
-  // strides mean nothing, contribute a factor of 1 wherever they fall.
-  ChannelView view{1, channels, 1};
-  for (int64_t d = 0; d < dense.dim(); ++d) {
-    if (d != 1) {
-      (dense.stride(d) > dense.stride(1) ? view.outer : view.inner) *= dense.size(d);
-    }
-  }
-  return view;
-}
-
-bool same_memory_order(const at::Tensor& a, const at::Tensor& b) {
-  for (int64_t d = 0; d < a.dim(); ++d) {
-    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) {
-      return false;
-    }
-  }
-  return true;
 }
 
 }  // namespace
@@ -114,22 +86,16 @@ void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input) {
       grad_output.device(), " and `input` on ", input.device());
 }
 
-at::Tensor empty_output(const at::Tensor& input) {
-  return at::empty_like(input);
-}
-
 PreluArgs::PreluArgs(const at::Tensor& input, const at::Tensor& weight, const char* name) {
   check_prelu_args(input, weight, name);
-  // Gappy or overlapping input: one copy, into the layout that its output has.
-  input_ = input.is_non_overlapping_and_dense() ? input : empty_output(input).copy_(input);
+  input_ = as_dense(input);
   weight_ = weight.contiguous();
   view_ = fold(input_, weight.numel());
 }
 
 at::Tensor PreluArgs::match(const at::Tensor& grad_output) const {
   check_grad_output(grad_output, input_);
-  return same_memory_order(grad_output, input_) ? grad_output
-                                                : empty_output(input_).copy_(grad_output);
+  return in_order_of(input_, grad_output);
 }
 
 }  // namespace torch_ext

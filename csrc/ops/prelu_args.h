@@ -13,19 +13,15 @@ namespace torch_ext {
 // reads symbolic sizes only, so Meta and the composites share it.
 void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight);
 
-// Stock's rule for dtypes, without the pair of 16-bit data and float32 slopes.
+// PyTorch's rule for dtypes, without the pair of 16-bit data and float32 slopes.
 void check_same_dtype(const at::Tensor& input, const at::Tensor& weight);
 
-// check_prelu_rules, then device and supported dtype: what stock leaves to its kernels. `name` is
+// check_prelu_rules, then device and supported dtype: what PyTorch leaves to its kernels. `name` is
 // the name in dtype errors ("prelu_cpu", "prelu_backward_cuda").
 void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const char* name);
 
 // grad_output must have input's shape, dtype and device.
 void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input);
-
-// Uninitialised, in the layout of input's gradient and of the output. Real and Meta kernels both
-// call it, so predicted and real strides cannot differ.
-at::Tensor empty_output(const at::Tensor& input);
 
 class PreluArgs {
  public:

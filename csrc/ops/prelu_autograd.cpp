@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "ops/prelu_composite.h"
+#include "ops/prelu_foreign.h"
 
 namespace torch_ext {
 namespace {

@@ -1,9 +1,8 @@
-// See prelu_composite.h. Registers the rules for vmap and for other devices.
+// See prelu_composite.h. Registers the rules for vmap.
 #include "ops/prelu_composite.h"
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/_prelu_kernel.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
@@ -16,18 +15,6 @@ namespace {
 // 16-bit data is computed in float32 and rounded once at the end, as in the kernels.
 at::ScalarType acc_dtype(const at::Tensor& input) {
   return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-// A (C) tensor as (1, C, 1, ...), to be broadcast over input's channels.
-at::Tensor along_channels(const at::Tensor& weight, int64_t dim) {
-  if (weight.dim() == dim) {
-    return weight;
-  }
-  c10::SymDimVector shape(dim, 1);
-  if (dim > 1) {
-    shape[1] = weight.sym_numel();
-  }
-  return weight.reshape_symint(shape);
 }
 
 // 1 or the slope, per element. `x * local_slope` is the definition of PReLU in a form whose
@@ -55,11 +42,6 @@ at::Tensor times_local_slope(
   return at::where(input > 0, values, keep_non_positive(input, values) * slopes);
 }
 
-// Strided memory of ordinary numbers, on whatever device.
-bool is_plain(const at::Tensor& t) {
-  return t.layout() == at::kStrided && !t.is_quantized() && !t.is_nested();
-}
-
 at::Tensor sum_to_weight(const at::Tensor& per_element, const at::Tensor& weight) {
   const at::Tensor broadcast = along_channels(weight, per_element.dim());
   return at::sum_to(per_element, broadcast.sym_sizes())
@@ -68,6 +50,17 @@ at::Tensor sum_to_weight(const at::Tensor& per_element, const at::Tensor& weight
 }
 
 }  // namespace
+
+at::Tensor along_channels(const at::Tensor& weight, int64_t dim) {
+  if (weight.dim() == dim) {
+    return weight;
+  }
+  c10::SymDimVector shape(dim, 1);
+  if (dim > 1) {
+    shape[1] = weight.sym_numel();
+  }
+  return weight.reshape_symint(shape);
+}
 
 at::Tensor prelu_composite(const at::Tensor& input, const at::Tensor& weight) {
   check_prelu_args(input, weight, "prelu");
@@ -138,30 +131,8 @@ std::array<at::Tensor, 3> prelu_double_backward(
   return {by_grad_output, by_input, by_weight};
 }
 
-bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
-  const auto is_ours = [](const at::Tensor& t) {
-    return t.defined() && is_plain(t) && (t.is_cpu() || t.is_cuda() || t.is_meta());
-  };
-  return !is_ours(input) || !is_ours(weight);
-}
-
-at::Tensor prelu_foreign(const at::Tensor& input, const at::Tensor& weight) {
-  check_prelu_rules(input, weight);
-  // at::prelu has no pair of dtypes; written out, it runs on every device.
-  if (input.scalar_type() != weight.scalar_type() && is_plain(input) && is_plain(weight)) {
-    return prelu_composite(input, weight);
-  }
-  check_same_dtype(input, weight);
-  return at::_prelu_kernel(input, along_channels(weight, input.dim()));
-}
-
 TORCH_LIBRARY_IMPL(torch_ext, FuncTorchBatchedDecomposition, m) {
   m.impl("prelu", prelu_composite);
-  m.impl("prelu_backward", prelu_backward_composite);
-}
-
-TORCH_LIBRARY_IMPL(torch_ext, CompositeExplicitAutograd, m) {
-  m.impl("prelu", prelu_foreign);
   m.impl("prelu_backward", prelu_backward_composite);
 }
 

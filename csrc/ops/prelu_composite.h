@@ -28,10 +28,7 @@ std::array<at::Tensor, 3> prelu_double_backward(
     const at::Tensor& weight,
     std::array<bool, 3> wanted);
 
-// What at::prelu does on devices and layouts that are not ours, without entering aten::prelu itself
-// (which may be overridden to run on this operator). On devices also 16-bit data with a float32
-// slope.
-bool is_foreign(const at::Tensor& input, const at::Tensor& weight);
-at::Tensor prelu_foreign(const at::Tensor& input, const at::Tensor& weight);
+// A (C) tensor as (1, C, 1, ...), to be broadcast over the channels of `dim` dimensions.
+at::Tensor along_channels(const at::Tensor& weight, int64_t dim);
 
 }  // namespace torch_ext

@@ -6,10 +6,10 @@
 #include "kernels/cpu/launch.h"
 #include "kernels/prelu.h"
 #include "kernels/step.h"
-#include "ops/channel_tensors.h"
 #include "ops/huge_pages.h"
 #include "ops/knobs.h"
 #include "ops/prelu_args.h"
+#include "ops/tensors.h"
 
 namespace torch_ext {
 namespace {

@@ -15,8 +15,8 @@
 #include "kernels/operation.h"
 #include "kernels/prelu.h"
 #include "kernels/step.h"
-#include "ops/channel_tensors.h"
 #include "ops/prelu_args.h"
+#include "ops/tensors.h"
 
 namespace torch_ext {
 namespace {

@@ -18,10 +18,11 @@ class Mutant:
     tests: str  # files of tests/, or a C++ test of the build
 
 
-_MATH = "csrc/kernels/prelu_math.h"
+_OPERATIONS = "csrc/kernels/prelu.h"
 _CPU = "csrc/kernels/cpu"
-_LANES = f"{_CPU}/lanes.h"
 _ARGS = "csrc/ops/prelu_args.cpp"
+_FOREIGN = "csrc/ops/prelu_foreign.cpp"
+_TENSORS = "csrc/ops/tensors.cpp"
 _AUTOGRAD = "csrc/ops/prelu_autograd.cpp"
 _COMPOSITE = "csrc/ops/prelu_composite.cpp"
 
@@ -29,125 +30,104 @@ MUTANTS = (
     # ---- Values ---------------------------------------------------------------------------------
     Mutant(
         "x = 0 takes the slope's side",
-        _LANES,
-        "x > Vec(typename Wide::acc_t(0))",
-        "x >= Vec(typename Wide::acc_t(0))",
-        "test_special_values.py",
-    ),
-    Mutant(
-        "NaN takes the slope's side, in 16 bits",
-        _LANES,
-        "return std::bit_cast<Bits<int16_t>>(shifted) < int16_t(INT16_MIN + kInfinity);",
-        "return stored > int16_t(0) && shifted == shifted;",
+        _OPERATIONS,
+        "return {select(x > V(0), x, w * x)};",
+        "return {select(!(V(0) > x), x, w * x)};",
         "test_special_values.py",
     ),
     Mutant(
         "sides are chosen by the input, not the output",
-        _MATH,
-        "return Select<T>::by_sign(x, x, weight * x);",
-        "return Select<T>::by_sign(weight * x, x, weight * x);",
+        _OPERATIONS,
+        "return {select(x > V(0), x, w * x)};",
+        "return {select(w * x > V(0), x, w * x)};",
         "test_contract.py",
     ),
     Mutant(
-        "grad_input's side is chosen by the input",
-        _MATH,
-        "by_sign(x, grad_output, weight * grad_output)",
-        "by_sign(grad_output, grad_output, weight * grad_output)",
-        "test_values.py",
-    ),
-    Mutant(
-        "grad_weight's side is chosen by the input",
-        _MATH,
-        "product_unless_positive(x, grad_output)",
-        "product_unless_positive(grad_output, x)",
+        "gradients' sides are chosen by the input",
+        _OPERATIONS,
+        "const auto positive = x > V(0);",
+        "const auto positive = g > V(0);",
         "test_values.py",
     ),
     Mutant(
         "a select, not a mask that multiplies infinities",
-        _LANES,
-        "product.vec[v] = by_sign(wide_x.vec[v], Vec(0), product.vec[v]);",
-        "product.vec[v] = product.vec[v] * by_sign(wide_x.vec[v], Vec(0), Vec(1));",
+        f"{_CPU}/vector.h",
+        "return multiply_add(keep_where(where, a), keep_where(where, b), c);",
+        "return multiply_add(keep_where(where, a), b, c);",
         "test_special_values.py",
     ),
     Mutant(
         "bfloat16 is rounded to even",
-        _LANES,
+        f"{_CPU}/pack.h",
         "bits + 0x7FFFu + (bits >> 16 & 1u)",
         "bits + 0x8000u",
         "test_values.py",
     ),
     Mutant(
         "a NaN slope's bits do not turn into infinity",
-        _LANES,
-        "WideStep::kEvenOdd && std::isnan(value)",
-        "false && std::isnan(value)",
+        "csrc/kernels/channel_values.h",
+        "return value == value ? value : std::numeric_limits<compute_t>::quiet_NaN();",
+        "return value;",
         "cpu_engine_test",
     ),
     # ---- Sums -----------------------------------------------------------------------------------
     Mutant(
         "sums leave float32 after short chains",
-        f"{_CPU}/sums.h",
+        "csrc/kernels/accumulator.h",
         "inline constexpr int kChain = 12;",
         "inline constexpr int kChain = 16;",
         "test_error_bound.py",
     ),
     Mutant(
         "those of float64 are shorter",
-        f"{_CPU}/sums.h",
-        "inline constexpr int kChain<double> = 5;",
+        "csrc/kernels/accumulator.h",
+        "inline constexpr int kChain<double> = 4;",
         "inline constexpr int kChain<double> = 12;",
         "test_error_bound.py",
     ),
     Mutant(
         "sums of float64 carry what rounding lost",
-        f"{_CPU}/wide_lanes.h",
-        "    correction_ = correction_ + next.error;\n",
+        f"{_CPU}/group.h",
+        "    correction = correction + next.error;\n",
         "",
         "test_error_bound.py",
     ),
     Mutant(
         "an infinite sum stays infinite",
-        f"{_CPU}/sums.h",
-        "return std::isfinite(value) ? value + correction : value;",
+        "csrc/kernels/accumulator.h",
+        "return value - value == 0 ? value + correction : value;",
         "return value + correction;",
         "test_special_values.py",
     ),
     Mutant(
-        "products are summed unrounded",
-        _LANES,
-        "Wide product = wide_x * other.widened();",
-        "Wide product = (wide_x * other).widened();",
-        "test_accuracy.py test_exact_sums.py",
-    ),
-    Mutant(
         "every split is added",
-        f"{_CPU}/prelu.h",
-        "for (int64_t split = 0; split < splits; ++split) {",
+        f"{_CPU}/sweep.h",
         "for (int64_t split = 1; split < splits; ++split) {",
+        "for (int64_t split = 2; split < splits; ++split) {",
         "test_exact_sums.py",
     ),
     Mutant(
         "sums begin at zero",
-        f"{_CPU}/scratch.h",
-        "      new (data() + i) T();\n",
-        "      (void)i;\n",
+        f"{_CPU}/planes.h",
+        "      sums[c] = {};\n",
+        "",
         "test_exact_sums.py",
     ),
     Mutant(
         "bits do not depend on threads",
         "csrc/ops/prelu_cpu.cpp",
-        "const cpu::ChannelTasks tasks(args.view(), sizeof(scalar_t), grad_weight.defined());",
-        "ChannelView view = args.view();\n"
-        "  if (view.channels == 1 && view.numel() % at::get_num_threads() == 0) {\n"
-        "    view = {at::get_num_threads(), 1, view.numel() / at::get_num_threads()};\n"
-        "  }\n"
-        "  const cpu::ChannelTasks tasks(view, sizeof(scalar_t), grad_weight.defined());",
+        "    cpu::run(args.view(), knobs().nt_stores, cpu::Sweep(operands, step));",
+        "    ChannelView view = args.view();\n"
+        "    if (view.channels == 1 && view.numel() % at::get_num_threads() == 0) {\n"
+        "      view = {at::get_num_threads(), 1, view.numel() / at::get_num_threads()};\n"
+        "    }\n"
+        "    cpu::run(view, knobs().nt_stores, cpu::Sweep(operands, step));",
         "test_determinism.py",
     ),
-    # ---- Walks ----------------------------------------------------------------------------------
+    # ---- Traversals -----------------------------------------------------------------------------
     Mutant(
         "tasks cover what does not divide",
-        f"{_CPU}/channel_tasks.h",
+        f"{_CPU}/plan.cpp",
         "row_blocks_ = ceil_div(rows_, row_block_);",
         "row_blocks_ = std::max<int64_t>(rows_ / row_block_, 1);",
         "cpu_engine_test",
@@ -155,42 +135,42 @@ MUTANTS = (
     Mutant(
         "the end of a plane is computed",
         f"{_CPU}/planes.h",
-        "    if (tail == 0) {\n",
-        "    if (tail < Step::kSize) {\n",
+        "if (run.tail == 0) {",
+        "if (run.tail < P::kSize) {",
         "test_layouts.py",
     ),
     Mutant(
         "the end of a plane is summed once",
         f"{_CPU}/planes.h",
-        "tail > 0 ? chains[kSteps - 1].last(tail) : chains[kSteps - 1];",
-        "chains[kSteps - 1];",
+        "P::lanes(P::kSize - tail, P::kSize)",
+        "P::lanes(0, P::kSize)",
         "test_exact_sums.py",
     ),
     Mutant(
         "the end of a row of columns is summed once",
         f"{_CPU}/columns.h",
-        "&columns[(cut.last_step() + 1) * kSize - cut.left];",
-        "&columns[cut.last_step() * kSize];",
+        "state.sums.add_columns(s, cut.columns - cut.left, end - cut.left, cut.left);",
+        "state.sums.add_columns(s, cut.columns - cut.left, end - P::kSize, cut.left);",
         "test_exact_sums.py",
     ),
     Mutant(
         "positions have 64 bits",
-        f"{_CPU}/channel_tasks.h",
-        "constexpr int64_t row_size() const {",
-        "constexpr int32_t row_size() const {",
+        f"{_CPU}/plan.cpp",
+        "  return joined_ * view_.channels * view_.inner;\n",
+        "  return static_cast<int32_t>(joined_ * view_.channels * view_.inner);\n",
         "cpu_engine_test",
     ),
     # ---- Layouts --------------------------------------------------------------------------------
     Mutant(
         "grad_output's strides are its own",
-        _ARGS,
-        "return same_memory_order(grad_output, input_) ? grad_output",
-        "return true ? grad_output",
+        _TENSORS,
+        "return same_memory_order(tensor, dense) ? tensor",
+        "return true ? tensor",
         "test_layouts.py",
     ),
     Mutant(
         "channels are dimension 1 wherever it lies in memory",
-        _ARGS,
+        _TENSORS,
         "(dense.stride(d) > dense.stride(1) ? view.outer : view.inner)",
         "(d < 1 ? view.outer : view.inner)",
         "test_layouts.py",
@@ -204,9 +184,9 @@ MUTANTS = (
     ),
     Mutant(
         "gaps in memory are not read",
-        _ARGS,
-        "input_ = input.is_non_overlapping_and_dense() ? input : empty_output(input).copy_(input);",
-        "input_ = input;",
+        _TENSORS,
+        "return tensor.is_non_overlapping_and_dense() ? tensor",
+        "return true ? tensor",
         "test_layouts.py",
     ),
     Mutant(
@@ -305,14 +285,14 @@ MUTANTS = (
     ),
     Mutant(
         "forward mode takes the slope's side at 0",
-        _COMPOSITE,
+        _FOREIGN,
         "return at::where(input > 0, 1, along_channels(",
         "return at::where(input >= 0, 1, along_channels(",
         "test_second_order.py",
     ),
     Mutant(
         "composites compute 16-bit data in float32",
-        _COMPOSITE,
+        _FOREIGN,
         "return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;",
         "return input.scalar_type();",
         "test_vmap.py test_second_order.py",
@@ -400,8 +380,8 @@ MUTANTS = (
     Mutant(
         "a swap leaves swapped modules alone",
         "torch_ext/replace.py",
-        "if not isinstance(module, nn.PReLU) or isinstance(module, PReLU):",
-        "if not isinstance(module, nn.PReLU):",
+        "if not isinstance(module, PyTorchPReLU) or is_fused(type(module)):",
+        "if not isinstance(module, PyTorchPReLU):",
         "test_replace.py",
     ),
     Mutant(

@@ -25,6 +25,7 @@ CUDA_SOURCES = (
     "csrc/kernels/channel_view.h",
     "csrc/kernels/operation.h",
     "csrc/kernels/prelu.h",
+    "csrc/kernels/step.h",
     "csrc/ops/prelu_cuda.cu",
 )
 
