@@ -285,14 +285,14 @@ MUTANTS = (
     ),
     Mutant(
         "forward mode takes the slope's side at 0",
-        _FOREIGN,
+        _COMPOSITE,
         "return at::where(input > 0, 1, along_channels(",
         "return at::where(input >= 0, 1, along_channels(",
         "test_second_order.py",
     ),
     Mutant(
         "composites compute 16-bit data in float32",
-        _FOREIGN,
+        _COMPOSITE,
         "return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;",
         "return input.scalar_type();",
         "test_vmap.py test_second_order.py",
@@ -321,14 +321,14 @@ MUTANTS = (
     ),
     Mutant(
         "devices without kernels of ours take float32 slopes",
-        "csrc/ops/prelu_composite.cpp",
+        _FOREIGN,
         "if (input.scalar_type() != weight.scalar_type() &&",
         "if (false && input.scalar_type() != weight.scalar_type() &&",
         "test_dispatcher.py",
     ),
     Mutant(
         "but not in other layouts",
-        "csrc/ops/prelu_composite.cpp",
+        _FOREIGN,
         "  check_same_dtype(input, weight);\n",
         "",
         "test_other_layouts.py",
