@@ -20,6 +20,18 @@ template <typename T>
 class CpuEnvironment : public ::testing::Test {};
 TYPED_TEST_SUITE(CpuEnvironment, DataTypes);
 
+// ---- Instruction sets ---------------------------------------------------------------------------
+
+TEST(InstructionSets, HaveTheNamesOfPyTorchsOwn) {
+  const std::vector<cpu::InstructionSet> sets = cpu::supported_instruction_sets();
+  ASSERT_FALSE(sets.empty());
+  EXPECT_EQ(sets.front(), cpu::InstructionSet::DEFAULT);
+  for (const cpu::InstructionSet set : sets) {
+    EXPECT_EQ(cpu::instruction_set_named(cpu::name_of(set)), set);
+  }
+  EXPECT_EQ(cpu::instruction_set_named("AVX10"), std::nullopt);  // to be warned of, not guessed at
+}
+
 // ---- Subnormal numbers --------------------------------------------------------------------------
 
 #if defined(__x86_64__)

@@ -42,6 +42,7 @@ class Planes {
   static constexpr int64_t kGroup = Op::kSums <= 1   ? 4 / P::kVectors
                                     : Op::kSums == 2 ? 2 / P::kVectors
                                                      : 1;
+  static_assert(kGroup >= 1 && kGroup <= 4, "run_of() tells up to three whole packs apart");
   // As long as accuracy allows; without sums it only bounds the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain<compute_t> : INT64_MAX;
 
