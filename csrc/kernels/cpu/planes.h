@@ -71,12 +71,19 @@ class Planes {
       sums[c] = {};
     }
     const typename G::Tensors tensors = tensors_;  // in registers: a SIMD store may alias memory
+    const int64_t row_size = plan_.view().channels * inner;
+    const int64_t first_run = task.channels.first * inner + task.inner.first;
     for (int64_t row = task.rows.first; row < task.rows.last; ++row) {
-      const int64_t run = row * plan_.view().channels + task.channels.first;
+      int64_t offset = row * row_size + first_run;
       for (int64_t c = 0; c < channels; ++c) {
         Params params;
         unrolled<Op::kParams>(TORCH_EXT_UNROLLED(p) { params[p] = V(values[c][p]); });
-        run_of(tensors, (run + c) * inner + task.inner.first, shape, params, sums[c]);
+        if (shape.count < P::kSize) {
+          short_run_of(tensors, offset, shape.count, params, sums[c]);
+        } else {
+          run_of(tensors, offset, shape, params, sums[c]);
+        }
+        offset += inner;
       }
     }
     for (int64_t c = 0; c < channels; ++c) {
@@ -90,6 +97,18 @@ class Planes {
         operands_.partials.at(task.split, s, task.channels.first + c) = sum;
       }
     }
+  }
+
+  // Fewer neighbours of one channel than a pack has.
+  static void short_run_of(
+      const typename G::Tensors& tensors,
+      int64_t offset,
+      int64_t count,
+      const Params& params,
+      RunSums& sums) {
+    std::array<Chains, 1> chains{};
+    G::run_part(tensors, offset, count, [&](auto) -> const Params& { return params; }, chains[0]);
+    add(chains, sums);
   }
 
   // Neighbours of one channel.
@@ -141,11 +160,8 @@ class Planes {
     if constexpr (kWhole < kGroup) {
       if (run.tail == 0) {
         group<kWhole, kWhole>(tensors, offset, run, params, chains);
-      } else if (run.count > P::kSize) {
-        group<kWhole + 1, kWhole>(tensors, offset, run, params, chains);
       } else {
-        G::run_part(
-            tensors, offset, run.tail, [&](auto) -> const Params& { return params; }, chains[0]);
+        group<kWhole + 1, kWhole>(tensors, offset, run, params, chains);
       }
     }
   }
