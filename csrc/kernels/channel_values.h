@@ -28,6 +28,7 @@ struct ChannelInput {
         is_compute_type
             ? static_cast<const compute_t*>(values)[channel * stride]
             : static_cast<compute_t>(static_cast<const scalar_t*>(values)[channel * stride]);
+    // NOLINTNEXTLINE(misc-redundant-expression): false for NaN
     return value == value ? value : std::numeric_limits<compute_t>::quiet_NaN();
   }
 };

@@ -153,11 +153,11 @@ class SmallStacks {
 };
 
 template <typename Op, typename scalar_t>
-void expect_little_stack(const ChannelView& view, std::mt19937& random) {
+void expect_little_stack(const ChannelView& view, std::mt19937& random, const Tuning& tuning) {
   Problem<Op, scalar_t> problem(view, {}, random);
   for (const InstructionSet set : cpu::supported_instruction_sets()) {
     const SmallStacks runtime;
-    problem.check(set, runtime);
+    problem.check(set, runtime, tuning);
     EXPECT_GE(runtime.runs(), 1);
   }
 }
@@ -167,14 +167,16 @@ TYPED_TEST(CpuEnvironment, TasksNeedLittleStack) {
   // As many columns to a task as (4096, 3000) has, which does not depend on the rows.
   const ChannelView columns{16, 3000, 1};
   const ChannelView planes{1, 1000, 130};
-  const auto columns_of_task = [](const ChannelView& view) {
-    return Plan(view, sizeof(TypeParam), counts_of<Everything>())[0].channels.size();
+  Tuning tuning;
+  tuning.cache_bytes = 0;
+  const auto columns_of_task = [](const ChannelView& view, const Tuning& with) {
+    return Plan(view, sizeof(TypeParam), counts_of<Everything>(), with)[0].channels.size();
   };
-  EXPECT_EQ(columns_of_task(columns), columns_of_task({4096, 3000, 1}));
+  EXPECT_EQ(columns_of_task(columns, tuning), columns_of_task({4096, 3000, 1}, kTuning));
   for (const ChannelView& view : {columns, planes}) {
-    expect_little_stack<PreluBackward, TypeParam>(view, random);
-    expect_little_stack<Everything, TypeParam>(view, random);
-    expect_little_stack<NormPreluApply, TypeParam>(view, random);
+    expect_little_stack<PreluBackward, TypeParam>(view, random, tuning);
+    expect_little_stack<Everything, TypeParam>(view, random, tuning);
+    expect_little_stack<NormPreluApply, TypeParam>(view, random, tuning);
   }
 }
 

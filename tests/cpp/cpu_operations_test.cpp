@@ -148,7 +148,7 @@ TYPED_TEST(CpuOperations, OneCallTakesBlocksOfDifferentWidths) {
   Tuning tuning;
   const OperationCounts counts = counts_of<typename TypeParam::Op>();
   const int64_t bytes = sizeof(compute_type<typename TypeParam::scalar_t>);
-  tuning.column_bytes = bytes * (counts.params + 3 * counts.sums) * 128;  // 128 columns
+  tuning.column_bytes_in_cache = bytes * (counts.params + 3 * counts.sums) * 128;  // 128 columns
   tuning.max_joined = 1;
   for (int64_t channels = 250; channels <= 257; ++channels) {
     typename TestFixture::P problem({5, channels, 1}, {}, this->random_);

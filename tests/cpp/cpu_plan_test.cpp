@@ -80,7 +80,9 @@ void expect_bounded_tasks(
       ASSERT_EQ(task.inner.size(), view.inner);
       const int64_t columns = plan.joined() * task.channels.size() * view.inner;
       if (columns > view.inner) {
-        ASSERT_LE(columns * column_bytes, tuning.column_bytes);
+        const bool in_cache = view.numel() * element_bytes < tuning.cache_bytes;
+        ASSERT_LE(
+            columns * column_bytes, in_cache ? tuning.column_bytes_in_cache : tuning.column_bytes);
       }
       if (plan.joined() > 1) {
         ASSERT_LE(columns, tuning.max_joined);
@@ -163,6 +165,8 @@ TEST(CpuPlan, FollowsTheTuningThatItIsGiven) {
     tuning.max_plane_channels = one_of({1, 5, 128});
     tuning.min_chunk = one_of({1, 500, 4096});
     tuning.column_bytes = one_of({1, 1000, 32768});
+    tuning.column_bytes_in_cache = one_of({1, 2000, 16384});
+    tuning.cache_bytes = one_of({1, 10000, 8 << 20});
     tuning.max_joined = one_of({1, 50, 960});
     tuning.min_sum_rows = one_of({1, 64});
     const ChannelView view = random_view(random, 20000, i % 2 == 0 ? 40 : 3000);

@@ -36,6 +36,7 @@ C10_ALWAYS_INLINE void unrolled(const Body& body) {
     (body(std::integral_constant<int, i>()), ...);
   }(std::make_integer_sequence<int, count>());
 }
+// NOLINTNEXTLINE(bugprone-macro-parentheses): the name of a parameter
 #define TORCH_EXT_UNROLLED(i) [&](auto i) __attribute__((always_inline))
 
 // A register of any element type, and a part of one.
