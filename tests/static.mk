@@ -48,9 +48,10 @@ check-clang: $(STATIC)/build.ninja
 	cmake --build $(STATIC) --target cpu_engine_test
 	$(STATIC)/tests/cpp/cpu_engine_test --gtest_brief=1
 
-# Without PyTorch's headers, so its macros are given; the old parser misreads packs in an argument list.
+# Without PyTorch's headers, so its macros are given. (An operation without its sums or outputs hides their number on purpose.)
 CPPCHECK = cppcheck --quiet --std=c++20 --language=c++ --enable=warning,performance,portability --error-exitcode=1 \
-  --suppress=missingInclude --suppress=constStatement:csrc/kernels/cpu/lanes.h -I csrc -I csrc/include -D__x86_64__ \
+  --suppress=missingInclude --suppress=duplInheritedMember:csrc/kernels/operation.h \
+  --suppress=duplInheritedMember:csrc/kernels/cpu/engine.h -I csrc -I csrc/include -D__x86_64__ \
   -DCPU_CAPABILITY=AVX2 -DCPU_CAPABILITY_AVX2 '-DTORCH_LIBRARY(ns,m)=void library(Library& m)' \
   '-DTORCH_LIBRARY_IMPL(ns,key,m)=void library(Library& m)' '-DTORCH_LIBRARY_FRAGMENT(ns,m)=void library(Library& m)' \
   '-DPYBIND11_MODULE(name,m,option)=void module(Module& m)'

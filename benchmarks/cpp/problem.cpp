@@ -71,8 +71,7 @@ class TypedProblem : public Problem {
   void forward(int threads) override {
     const cpu::Operands<PreluForward, scalar_t> operands{{input()}, {result()}, {slopes()}};
     cpu::run(
-        view_, {best_instruction_set()}, Runtime{threads, memory_},
-        cpu::Sweep(operands, NoStep()));
+        view_, {best_instruction_set()}, Runtime{threads, memory_}, cpu::Sweep(operands, NoStep()));
   }
 
   void backward(int threads) override {

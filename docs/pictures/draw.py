@@ -63,7 +63,9 @@ def sums():
     """From terms to the gradient of one slope."""
     parts = [
         label(
-            8, 20, "chains: lanes of vector registers, K terms one after the other, in the compute type"
+            8,
+            20,
+            "chains: lanes of vector registers, K terms one after the other, in the compute type",
         )
     ]
     for chain in range(4):

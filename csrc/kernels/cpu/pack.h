@@ -113,15 +113,14 @@ struct Pack {
   // Two vectors whose lane i, counted through, comes from lane from(i).
   template <typename From>
   C10_ALWAYS_INLINE static Widened shuffled(const Widened& vectors, const From&) {
-    const auto half = [&]<int... i>(std::integer_sequence<int, i...>, auto first)
-                          __attribute__((always_inline)) {
-                            return V(__builtin_shufflevector(
-                                vectors[0].native, vectors[1].native, From()(first.value + i)...));
-                          };
     using Lanes = std::make_integer_sequence<int, V::kSize>;
-    return {
-        half(Lanes(), std::integral_constant<int, 0>()),
-        half(Lanes(), std::integral_constant<int, V::kSize>())};
+    return {vector_of<From, 0>(vectors, Lanes()), vector_of<From, V::kSize>(vectors, Lanes())};
+  }
+
+  template <typename From, int first, int... i>
+  C10_ALWAYS_INLINE static V vector_of(
+      const Widened& vectors, std::integer_sequence<int, i...> /*lanes*/) {
+    return V(__builtin_shufflevector(vectors[0].native, vectors[1].native, From()(first + i)...));
   }
 };
 
