@@ -80,10 +80,13 @@ def test_the_sources_are_those_that_a_gpu_executes():
 
 
 def test_every_file_that_the_cuda_source_includes_is_among_them():
-    """Those of kernels/; the argument checks are the CPU's too, and are proven there."""
+    """Those of kernels/; what checks and folds tensors is the CPU's too, and is proven there."""
     text = (ROOT / "csrc/ops/prelu_cuda.cu").read_text()
     included = {f"csrc/{name}" for name in re.findall(r'#include "(.*?)"', text)}
-    assert included - set(results.source_hashes()) == {"csrc/ops/prelu_args.h"}
+    assert included - set(results.source_hashes()) == {
+        "csrc/ops/prelu_args.h",
+        "csrc/ops/tensors.h",
+    }
 
 
 def test_code_changes_the_hash_and_a_comment_does_not(tmp_path):

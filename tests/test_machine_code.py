@@ -67,7 +67,7 @@ def shared_symbols(listing):
     return {
         name
         for _, kind, name in (parts for parts in symbols if len(parts) == 3)
-        if kind in "TWVBDRGu" and not re.search(r"::AVX\w+::", name)
+        if kind in "TWVBDRGu" and not re.search(r"::AVX\w+::|^DW\.ref\.", name)
     }
 
 

@@ -136,7 +136,8 @@ STATE = {
     r"torch_ext::knobs\(\)::instance": "switches of the whole process, by purpose; atomic",
     r"torch_ext::\(anonymous namespace\)::open_overrides\(\)::count": "likewise, a count",
     r"torch_ext::prelu(_backward)?\(.*\)::op": "const: the dispatcher's handle",
-    r"torch_ext::\(anonymous namespace\)::kernels<.*>\(\)::chosen": "const: for this processor",
+    r"torch_ext::cpu::instruction_set_in_use\(\)::chosen": "const: for this processor",
+    r"torch_ext::enter_override_aten\(\)::(ours|library)": "made by the first override, then const",
     r"torch_ext::TORCH_LIBRARY_\w+": "registrations, taken back when the library is unloaded",
 }
 if CUDA_BUILD:

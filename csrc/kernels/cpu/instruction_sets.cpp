@@ -23,15 +23,4 @@ std::optional<InstructionSet> instruction_set_named(std::string_view name) {
   return std::nullopt;
 }
 
-std::vector<InstructionSet> supported_instruction_sets() {
-  std::vector<InstructionSet> sets;
-#define TORCH_EXT_INSTRUCTION_SET(NAME, PROCESSOR, FLAGS, SUPPORTED) \
-  if (SUPPORTED) {                                                   \
-    sets.push_back(InstructionSet::NAME);                            \
-  }
-#include "kernels/cpu/instruction_sets.def"
-#undef TORCH_EXT_INSTRUCTION_SET
-  return sets;
-}
-
 }  // namespace torch_ext::cpu

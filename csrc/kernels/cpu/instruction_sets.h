@@ -16,6 +16,17 @@ enum class InstructionSet {
 
 const char* name_of(InstructionSet set);
 std::optional<InstructionSet> instruction_set_named(std::string_view name);
-std::vector<InstructionSet> supported_instruction_sets();  // the best one last
+
+// The best one last. (For tests and benchmarks; the library asks PyTorch.)
+inline std::vector<InstructionSet> supported_instruction_sets() {
+  std::vector<InstructionSet> sets;
+#define TORCH_EXT_INSTRUCTION_SET(NAME, PROCESSOR, FLAGS, SUPPORTED) \
+  if (SUPPORTED) {                                                   \
+    sets.push_back(InstructionSet::NAME);                            \
+  }
+#include "kernels/cpu/instruction_sets.def"
+#undef TORCH_EXT_INSTRUCTION_SET
+  return sets;
+}
 
 }  // namespace torch_ext::cpu
