@@ -230,6 +230,7 @@ def test_planted_local_memory_and_flushing_are_found(planted):
 EVERYTHING = r"""
 #include <c10/util/BFloat16.h>
 #include "kernels/cuda/run.cuh"
+#include "kernels/step.h"
 #include "operations.h"
 
 namespace torch_ext::cuda {
