@@ -1,6 +1,6 @@
 // The CPU engine's tuning: one table, an argument of every plan, so that tests and benchmarks can
 // try others. Figures: Zen 3 (AVX2), float32 unless named, kernels alone, two values in turn in one
-// process. Knows no layout.
+// process. (1): of the engine before this one, not measured again. Knows no layout.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ struct Tuning {
   // Elements of a task, about; with sums more, as each task pays for a row of partials.
   int64_t task_elements = 16 << 10;
   int64_t sum_task_elements = 32 << 10;
-  // Tasks come in multiples of this, for equal shares: 11 tasks on two threads cost 9 %.
+  // Tasks come in multiples of this, for equal shares: 11 tasks on two threads cost 9 % (1).
   int64_t task_multiple = 8;
   // Larger tensors get larger tasks, not more: partials stay few.
   int64_t max_tasks = 256;
@@ -22,7 +22,7 @@ struct Tuning {
   // ---- Planes ----
   // Shorter runs are walked as columns; later in 16 bit, where a pack holds twice as many elements.
   // 6x5: forward 60 GB/s as planes, 79 as columns; 7x7: 60 and 52, backward 52 and 41. In bfloat16
-  // planes of 40 elements took twice as long as columns.
+  // planes of 40 elements took twice as long as columns (1).
   int64_t min_plane = 24;
   int64_t min_plane_16_bit = 128;
   // Fewer rows are not worth spreading params over columns for, unless runs are tiny.
@@ -49,7 +49,7 @@ struct Tuning {
   // A tensor of more bytes is not found in caches.
   int64_t cache_bytes = 8 << 20;
   // A result of more bytes is written past the caches: 15 to 30 % where its memory is in use
-  // already.
+  // already (1).
   int64_t bypass_bytes = 32 << 20;
   // Bytes of a task's tensors that stay in the second-level cache while several sweeps run over
   // them. Not measured yet: the smallest such cache among today's servers.
