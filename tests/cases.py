@@ -183,6 +183,37 @@ EMPTY_CASES = (
     Case("empty_matrix", (0, 0), (0,)),
 )
 
+# For finite differences.
+SMALL_CASES = (
+    Case("image", (2, 3, 2, 2), (3,)),
+    Case("image_channels_last", (2, 3, 2, 2), (3,), channels_last),
+    Case("volume_channels_last", (1, 2, 2, 2, 3), (2,), channels_last),
+    Case("tokens", (2, 3, 4), (3,), channels_last),
+    Case("rows", (5, 4), (4,)),
+    Case("transposed", (4, 3, 2), (3,), transposed),
+    Case("sliced", (2, 3, 4), (3,), step_2),
+    Case("channels_equal_width", (2, 4, 4), (4,)),
+    Case("shared_weight", (3, 2, 4), (1,)),
+    Case("shared_0d_weight", (3, 2, 4), ()),
+    Case("one_channel", (16, 1), (1,)),
+    Case("vector", (18,), (1,)),
+    Case("scalar", (), ()),
+    Case("empty", (0, 3), (3,)),
+)
+
+# Of many tasks for several threads.
+LARGE_CASES = (
+    Case("planes", (8, 16, 64, 65), (16,)),
+    Case("channels_last", (8, 19, 50, 50), (19,), channels_last),
+    Case("one_slope", (700001,), ()),
+    Case("one_slope_even_shares", (84 * 8335,), ()),  # of 2, 3, 4 or 7 threads
+    Case("one_large_plane", (1, 2, 300007), (2,)),
+    Case("wide_rows", (40, 15013), (15013,)),
+    Case("columns", (9001, 70), (70,)),
+    Case("tall_rows", (60001, 5), (5,)),
+    Case("rotated", (33, 12, 40, 40), (12,), rotated),
+)
+
 CASE_BY_NAME = {case.name: case for case in CASES + EMPTY_CASES}
 
 
@@ -241,6 +272,11 @@ def case_weights(case, dtype, device=None):
 def finite_slopes(shape, dtype, device=None):
     """One weight of this shape: negative, above one, zero and in between."""
     return next(slope_tensors(shape, dtype, device, (-0.5, 0.25, 2.0, -1.0, 0.3, 0.0)))
+
+
+def dyadic_slopes(shape, dtype, device=None):
+    """The same of powers of two: products with small integers are exact in every dtype."""
+    return next(slope_tensors(shape, dtype, device, (-0.5, 2.0, 0.25, -1.0, -2.0, 0.0, 1.0)))
 
 
 def case_inputs(case, dtype, device=None, values=random_values, **options):

@@ -52,6 +52,23 @@ def plain(input, weight):
     return torch.where(input > 0, input, slopes * input)
 
 
+def plain_backward(grad_output, input, weight, output_mask=(True, True)):
+    """Both gradients, likewise."""
+    positive = input > 0
+    slopes = (
+        weight.reshape([-1] + [1] * max(input.dim() - 2, 0))
+        if weight.numel() != 1
+        else weight.reshape(())
+    )
+    terms = torch.where(positive, 0, input * grad_output)
+    if weight.numel() == 1:
+        sums = terms.sum()
+    else:
+        sums = terms.movedim(1, 0).flatten(1).sum(1)
+    gradients = torch.where(positive, grad_output, slopes * grad_output), sums.reshape(weight.shape)
+    return tuple(each if wanted else None for each, wanted in zip(gradients, output_mask))
+
+
 def grad_input(grad_output, input, weight):
     """g if x > 0 else w * g."""
     x, g = _float64(input), _float64(grad_output)
@@ -106,7 +123,8 @@ def ieee_grad_weight(grad_output, input, weight):
             sums.append(math.nan)
         else:
             sums.append(math.inf if np.isposinf(terms).any() else -math.inf)
-    return torch.tensor(sums, dtype=torch.float64).reshape(weight.shape).to(weight)
+    sums = torch.tensor(sums, dtype=torch.float64).reshape(weight.shape)
+    return sums.to(accumulation_dtype(input.dtype)).to(weight)
 
 
 def ulp(values, dtype):

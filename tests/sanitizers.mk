@@ -12,7 +12,7 @@ ASAN := $(BUILD)-asan
 TSAN := $(BUILD)-tsan
 MUST_FAIL := tests/canaries/must_fail.sh
 
-ASAN_PYTEST := $(addprefix tests/test_,contract.py errors.py autograd.py layouts.py)
+ASAN_PYTEST := $(addprefix tests/test_,contract.py errors.py battery_autograd.py battery_layouts.py)
 # Of all tests, those are left out that look at the library as it is shipped, that run compilers (which do not bear
 # the preloaded sanitizer), and that count or protect memory, which the sanitizer keeps for itself.
 NOT_UNDER_ASAN := $(addprefix tests/test_,native_library.py cuda_machine_code.py planted_faults.py gpu_sanitizers.py \

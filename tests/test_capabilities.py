@@ -13,9 +13,8 @@ import torch_ext
 pytestmark = pytest.mark.contract
 
 HERE = pathlib.Path(__file__).parent
-SELECTION = (
-    "definition or integers or special or finite or random or long or vector_width or threads"
-)
+FILES = ("values", "sums", "layouts")
+SELECTION = "definition or exact_data or special or finite or long or half or vector_width or start"
 
 
 def _others():
@@ -31,7 +30,7 @@ def test_values_hold_with_every_instruction_set(capability):
     environment = os.environ | {
         "ATEN_CPU_CAPABILITY": capability.lower(),
         "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",  # bits do not depend on it, and test_determinism.py shows that
+        "OMP_NUM_THREADS": "1",  # bits do not depend on it, and test_battery_threads.py shows that
     }
     chosen = subprocess.run(
         [sys.executable, "-c", "from torch_ext import _C; print(_C.instruction_set())"],
@@ -41,7 +40,7 @@ def test_values_hold_with_every_instruction_set(capability):
         env=environment,
     )
     assert chosen.stdout.strip() == capability
-    files = [str(HERE / name) for name in ("test_values.py", "test_layouts.py")]
+    files = [str(HERE / f"test_battery_{name}.py") for name in FILES]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SELECTION, *files],
         check=False,

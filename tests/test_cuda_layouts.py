@@ -1,6 +1,6 @@
 """Sizes around warps, blocks and grids, and storage that starts anywhere, against the CPU's bits.
 
-test_layouts.py has every layout with every other one, on both devices.
+test_battery_layouts.py has every layout with every other one, on both devices.
 """
 
 import math

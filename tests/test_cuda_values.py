@@ -1,6 +1,6 @@
 """CPU and CUDA give the same bits: output and input gradient always, sums where they are exact.
 
-test_values.py compares both with stock and with the float64 oracle; its long sums are held to the
+test_battery_values.py compares both with PyTorch's and with the float64 oracle; its long sums are held to the
 bound there. Here are what only two devices can show, and sizes that fill a GPU.
 """
 

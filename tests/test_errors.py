@@ -337,3 +337,13 @@ def test_a_sparse_grad_output_is_refused_by_its_name(layout, mask, device):
     with pytest.raises(RuntimeError, match="`grad_output` to have the layout of `input`"):
         prelu_backward(grad_output, input, weight, mask)
     prelu_backward(grad_output.to_dense(), input, weight, mask)
+
+
+def test_vmap_reports_the_errors_of_one_sample(device):
+    input, weight = torch.ones(5, 2, 3, device=device), torch.ones(5, 4, device=device)
+    with pytest.raises(RuntimeError, match="parameter numbers = 4 and channel size = 3"):
+        torch.func.vmap(prelu)(input, weight)
+    with pytest.raises(RuntimeError, match="Type promoting not supported"):
+        torch.func.vmap(prelu)(input, weight[:, :3].double())
+    with pytest.raises(RuntimeError, match="Not allow zero-dim input tensor"):
+        torch.func.vmap(prelu)(input[:, 0, 0], weight)

@@ -1,4 +1,4 @@
-"""Hooks, anomaly mode, saved tensors, a graph used twice and changes in place: as with stock."""
+"""Hooks, anomaly mode, saved tensors, a graph used twice and changes in place: as with PyTorch's."""
 
 import warnings
 
@@ -292,3 +292,50 @@ def test_no_grad_makes_no_node_and_enable_grad_within_makes_one(leaves):
             assert prelu(*leaves).grad_fn is not None
     weight = finite_slopes((4,), torch.float32, leaves[0].device)
     assert prelu(leaves[0].detach(), weight).grad_fn is None
+
+
+# ---- Which gradients -------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_nobody_asks_for_is_not_computed(device):
+    """autograd.grad for one of the two gives prelu_backward the mask of that one."""
+    seen = []
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is prelu_backward.default:
+                seen.append(list(args[3]))
+            return function(*args, **(kwargs or {}))
+
+    input = random_values((3, 4, 5), torch.float32, device).requires_grad_()
+    weight = finite_slopes((4,), torch.float32, device).requires_grad_()
+    with Recorder():
+        for wanted in (input, weight, (input, weight)):
+            torch.autograd.grad(prelu(input, weight).sum(), wanted)
+        torch.autograd.grad(prelu(input, weight.detach()).sum(), input)
+    assert seen == [[True, False], [False, True], [True, True], [True, False]]
+
+
+def test_one_weight_used_twice_gets_the_sum_of_both_gradients(device):
+    input = integer_values((3, 4, 5), torch.float64, device).requires_grad_()
+    weight = torch.tensor(
+        [-0.5, 0.25, 2.0, 1.0], dtype=torch.float64, device=device
+    ).requires_grad_()
+    ours = torch.autograd.grad(prelu(prelu(input, weight), weight).sum(), (input, weight))
+    pytorchs = torch.autograd.grad(F.prelu(F.prelu(input, weight), weight).sum(), (input, weight))
+    assert_both_branches(input, *ours)
+    assert all(torch.equal(*pair) for pair in zip(ours, pytorchs))
+
+
+def test_inputs_that_are_not_leaves_and_unused_outputs_are_fine(device):
+    base = random_values((3, 4, 10), torch.float64, device).requires_grad_()
+    weight = finite_slopes((4,), torch.float64, device).requires_grad_()
+    output = prelu(base[..., ::2], weight.expand(4))
+    grads = torch.autograd.grad(output[:0].sum() + output[1].sum(), (base, weight))
+    assert (
+        (grads[0][[0, 2]] == 0).all()
+        and (grads[0][1, :, ::2] != 0).any()
+        and (grads[0][..., 1::2] == 0).all()
+    )
+    unused = torch.autograd.grad(base.sum(), weight, allow_unused=True)
+    assert unused == (None,)

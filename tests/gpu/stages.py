@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from gpu.results import ROOT
 
 FIRST, SIDE = "first", "side"  # lanes
-CORE = ("values", "layouts", "contract", "determinism", "autograd", "errors")
+CORE = (
+    *("battery_values", "battery_sums", "battery_layouts", "battery_autograd"),
+    *("contract", "determinism", "errors"),
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _rest(setting):
     names = sorted(path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py"))
     names = [name for name in names if name not in run]
     if setting.rehearse:
-        names = ["layering", "replace", "second_order"]
+        names = ["layering", "replace", "battery_forward_mode"]
     command = _pytest(*_tests(*names))(setting)
     if setting.rehearse:
         at = command.index("gpu.pretend")
@@ -186,14 +189,14 @@ STAGES = (
         "values",
         "bits of the CPU and of stock; special values",
         150,
-        *("cuda_values", "values"),
+        *("cuda_values", "battery_values", "battery_sums"),
         lane=FIRST,
     ),
     _suite(
         "layouts",
         "sizes, strides, misalignment, grid limits",
         150,
-        *("cuda_layouts", "layouts"),
+        *("cuda_layouts", "battery_layouts"),
         lane=FIRST,
     ),
     _suite(
@@ -220,7 +223,7 @@ STAGES = (
         "contract",
         "the contract's other files",
         200,
-        *("contract", "autograd", "errors"),
+        *("contract", "battery_autograd", "errors"),
         lane=SIDE,
     ),
     Stage(
