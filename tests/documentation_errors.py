@@ -1,4 +1,4 @@
-"""Provokes the errors that the README's troubleshooting shows, each by the name in front of its text."""
+"""Provokes the errors that docs/troubleshooting.md shows, each by the name in front of its text."""
 
 import functools
 import json
@@ -222,7 +222,7 @@ def policy(_):
 
 
 def configured(folder, *options):
-    """The README's CMake project, in an environment that knows of no torch_ext."""
+    """A CMake project like the guide's, in an environment that knows of no torch_ext."""
     cmake = shutil.which("cmake", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     if cmake is None:
         pytest.skip("cmake is not installed")

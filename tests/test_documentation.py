@@ -36,7 +36,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-README = REPOSITORY / "README.md"
+CPP_GUIDE = REPOSITORY / "docs" / "guide" / "cpp.md"
+VARIABLES = REPOSITORY / "docs" / "reference" / "environment-variables.md"
 NOT_RUN = 0  # blocks with a reason why nothing runs them
 
 # Only how fast the C++ compiler is done, not what it makes.
@@ -164,8 +165,8 @@ def run(*command, **options):
 
 
 def build(program, folder):
-    """With the README's CMakeLists.txt."""
-    [project] = [block for block in blocks(README) if block.language == "cmake"]
+    """With the CMakeLists.txt of the guide."""
+    [project] = [block for block in blocks(CPP_GUIDE) if block.language == "cmake"]
     (folder / "CMakeLists.txt").write_text(project.text)
     (folder / "main.cpp").write_text(program.text)
     environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
@@ -188,12 +189,12 @@ def programs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
-def test_a_cpp_program_builds_with_the_readmes_cmake_and_runs(program, programs):
+def test_a_cpp_program_builds_with_the_guides_cmake_and_runs(program, programs):
     run(programs[program])
 
 
 def test_there_is_one_cmake_block():
-    assert [block.page for block in of_language("cmake")] == [README]
+    assert [block.page for block in of_language("cmake")] == [CPP_GUIDE]
 
 
 # ---- The shell ---------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ def test_the_environment_variables_are_those_that_the_sources_read():
     paths = ["setup.py", "csrc/ops/knobs.cpp", "torch_ext/inductor.py", "build_tools/find_torch.py"]
     text = "".join((REPOSITORY / path).read_text(encoding="utf-8") for path in paths)
     read = {name for names in READS_VARIABLE.findall(text) for name in names if name} - {"PATH"}
-    section = README.read_text(encoding="utf-8").split("<!-- variables: ")[1]
+    section = VARIABLES.read_text(encoding="utf-8")
     documented = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", section))
     assert len(read) >= 8 and read - documented == set()
     assert {name for name in documented if name.startswith("TORCH_EXT_")} <= read

@@ -12,7 +12,7 @@ namespace torch_ext {
 // Terms of a chain. On its way a term is rounded at most as often as this: as a product (where
 // there is no fused multiply-add), kChain - 1 times in its chain, twice where four chains meet
 // (three times for eight). The contract allows 16, for float64 8 (docs/how-it-works.md counts
-// them); data that needs them exists (tests/test_error_bound.py).
+// them), and there is data that comes close (tests/test_error_bound.py).
 template <typename compute_t>
 inline constexpr int kChain = 12;
 template <>
@@ -61,7 +61,8 @@ struct Accumulator<double> {
     add(other.value);
     correction += other.correction;
   }
-  // Once the sum is infinite or NaN it stays so, and its corrections are NaN: they are left out.
+  // Once the sum is infinite or NaN it stays so. Its corrections are NaN then, so they are not
+  // added.
   C10_HOST_DEVICE C10_ALWAYS_INLINE constexpr double total() const {
     return value - value == 0 ? value + correction : value;
   }

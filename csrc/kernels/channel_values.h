@@ -1,6 +1,6 @@
-// Values per channel in memory, in the data's type or in the compute type. Which of the two is
-// known at run time only: a value is read once for many elements, and the loops need no second copy
-// of themselves. CPU and CUDA.
+// Values per channel in memory, in the data's type or in the compute type. Which of the two is a
+// run-time flag: a value is read once for many elements, so the flag costs little, and the loops
+// are compiled once instead of twice. CPU and CUDA.
 #pragma once
 
 #include <c10/macros/Macros.h>
@@ -20,9 +20,9 @@ struct ChannelInput {
   bool is_compute_type;
   int64_t stride;  // 1, or 0: all channels share the first value
 
-  // A NaN comes back with its lower bits zero. Rounding a float to bfloat16 then needs no special
-  // case for it: arithmetic hands on an operand's NaN, and those of 16-bit elements have such bits
-  // too.
+  // A NaN is returned with its lower bits zero. Rounding a float to bfloat16 then needs no special
+  // case for NaN: arithmetic propagates the NaN of an operand, and the lower bits of widened 16-bit
+  // elements are zero, too.
   C10_HOST_DEVICE C10_ALWAYS_INLINE compute_t operator[](int64_t channel) const {
     const compute_t value =
         is_compute_type

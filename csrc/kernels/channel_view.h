@@ -1,4 +1,4 @@
-// One layout: how every kernel sees a dense tensor. Knows no tensors.
+// The layout of a dense tensor as every kernel sees it. Knows no tensors.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct ChannelView {
   constexpr int64_t numel() const { return outer * channels * inner; }
 };
 
-// The two ways to go through memory.
+// The two ways to traverse memory.
 //   planes   runs are long: a channel's values stay in registers while a run is walked
 //   columns  runs are short: memory is a matrix of rows, and each of its columns has its channel
 enum class Traversal { kPlanes, kColumns };

@@ -18,7 +18,8 @@
 //   sums[i].add_product(a, b)           sums[i].add_product(a, b, where)
 //
 // A product is added by a fused multiply-add where the instruction set has one, so that it is not
-// rounded by itself. What `where` leaves out adds nothing, NaN and infinity included.
+// rounded before the addition. Where `where` is false nothing is added, whatever the term is, NaN
+// and infinity included.
 #pragma once
 
 #include <c10/macros/Macros.h>
@@ -34,8 +35,8 @@ namespace torch_ext {
 template <typename scalar_t>
 using compute_type = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
-// `if_true` where the mask is set, else `if_false`: a choice, never arithmetic, so that an infinity
-// or NaN on the side that is not taken has no effect.
+// `if_true` where the mask is set, else `if_false`: a selection without arithmetic, so that an
+// infinity or NaN on the side that is not taken has no effect.
 template <typename T>
 constexpr T select(bool where, T if_true, T if_false) {
   return where ? if_true : if_false;
@@ -49,7 +50,7 @@ C10_HOST_DEVICE inline double multiply_add(double a, double b, double c) {
   return std::fma(a, b, c);
 }
 
-// An operation's sums where nobody wants them.
+// The sums of an operation where they are not wanted.
 struct NoSums {
   struct Sum {
     template <typename... Arguments>

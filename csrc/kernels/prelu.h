@@ -1,9 +1,9 @@
-// PReLU as channelwise operations (operation.h): the only place of the kernels where its formulas
-// stand.
+// PReLU as channelwise operations (operation.h): the only place in the kernels that has its
+// formulas.
 //
 // He et al., "Delving Deep into Rectifiers" (arXiv:1502.01852), equations 1, 9 and 10, with the
-// conventions of torch.nn.PReLU: zero and NaN belong to the slope's side, and sides are chosen by a
-// select, so that an infinite slope or gradient never leaks into the side that does not use it.
+// conventions of torch.nn.PReLU: zero and NaN belong to the side of the slope, and a select chooses
+// the side, so that an infinite slope or gradient never affects the side that does not use it.
 #pragma once
 
 #include <array>

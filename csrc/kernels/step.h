@@ -1,5 +1,5 @@
-// Steps: what follows an operation's sums, called once for each channel when these are complete.
-// A step has the number of sums, kSums, and
+// Steps: what follows the sums of an operation. A step is called once for each channel, when its
+// sums are complete. A step has the number of sums, kSums, and
 //
 //   void operator()(int64_t channel, const std::array<double, kSums>& totals) const
 //
@@ -15,7 +15,7 @@
 
 namespace torch_ext {
 
-// Of an operation without sums.
+// For an operation without sums.
 struct NoStep {
   static constexpr int kSums = 0;
 
@@ -23,7 +23,7 @@ struct NoStep {
       int64_t /*channel*/, const std::array<double, 0>& /*totals*/) const {}
 };
 
-// Of sums that are results as they are: each is rounded and stored.
+// For sums that are results themselves: each is rounded and stored.
 template <typename scalar_t, int kCount>
 struct StoreSums {
   static constexpr int kSums = kCount;

@@ -1,4 +1,4 @@
-// Tuning switches: an environment variable each, read once, and a setter for Python.
+// Tuning switches. Each has an environment variable, which is read once, and a setter for Python.
 #pragma once
 
 #include <torch_ext/export.h>

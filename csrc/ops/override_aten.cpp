@@ -1,11 +1,11 @@
 // aten::prelu on our kernels while an override is open, PyTorch's own kernel otherwise.
 //
 // The kernel is registered once, by the first override of the process, and stays; a counter decides
-// in each call. To register on entering and unregister on leaving would be unsafe each time:
-// PyTorch guards its dispatch table against other writers only, so a thread inside aten::prelu
-// could read a half-written entry or call a kernel that was just freed. To register when this
-// library is loaded would be safer still, but a program that never asks for an override keeps
-// PyTorch's operator as it is.
+// in each call. Registering on entry and unregistering on exit would be unsafe each time: PyTorch
+// protects its dispatch table against other writers only, so a thread inside aten::prelu could read
+// a half-written entry or call a kernel that was just freed. Registering when this library is
+// loaded would be safer still, but a program that never asks for an override should keep PyTorch's
+// operator as it is.
 #include "ops/override_aten.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -29,7 +29,7 @@
 namespace torch_ext {
 namespace {
 
-// How many overrides are open: process-wide state is what this feature is.
+// How many overrides are open. The state is process-wide because the feature is.
 std::atomic<int64_t>& open_overrides() {
   static std::atomic<int64_t> count{0};
   return count;
@@ -56,15 +56,16 @@ bool has_kernels_for(const at::Tensor& tensor) {
 #endif
 }
 
-// Whatever stock takes otherwise than our operator, or refuses in other words, is left to stock.
+// What PyTorch's operator treats differently from ours, or refuses in other words, is left to
+// PyTorch.
 bool is_ours(const at::Tensor& input, const at::Tensor& weight) {
   return !is_foreign(input, weight) && has_kernels_for(input) &&
          input.device() == weight.device() && input.scalar_type() == weight.scalar_type() &&
          !is_being_recorded();
 }
 
-// No path from here leads back to aten::prelu: stock's kernel and our operator's own fallback both
-// go on to aten::_prelu_kernel.
+// No path from here leads back to aten::prelu: PyTorch's kernel and our operator's own fallback
+// both call aten::_prelu_kernel.
 at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
   if (open_overrides().load(std::memory_order_relaxed) > 0 && is_ours(input, weight)) {
     return torch_ext::prelu(input, weight);
@@ -73,9 +74,9 @@ at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
 }
 
 // PyTorch warns, once in a process, that a kernel is replaced. This replacement was asked for, and
-// another library's should still be warned about: so no handler and, for the moment, no "once".
-// (That flag has no lock. One replacement in a process, made while Python's lock keeps
-// torch.set_warn_always out, is as near to one as can be had.)
+// another library's should still be warned about: so the handler is switched off meanwhile, and the
+// "once" is not used up. (That flag has no lock. Replacing once in a process, while Python's lock
+// keeps out torch.set_warn_always, comes closest to one.)
 class NoWarnings : c10::WarningHandler {
  public:
   NoWarnings() { c10::WarningUtils::set_warnAlways(true); }
@@ -93,9 +94,9 @@ c10::OperatorHandle aten_prelu() {
   return c10::Dispatcher::singleton().findSchemaOrThrow("aten::prelu", "");
 }
 
-// In place of PyTorch's kernel, for every key that PyTorch computes from it. Beside it, at the keys
-// of a device, would be seen by tracers: to them an operator with a kernel for CPU is no longer one
-// to decompose.
+// Takes the place of PyTorch's kernel, for every key that PyTorch computes from it. A kernel in
+// addition to it, at the keys of a device, would change what tracers do: they do not decompose an
+// operator that has a CPU kernel.
 torch::Library replace_kernel() {
   const NoWarnings quietly;
   torch::Library library(torch::Library::FRAGMENT, "aten", std::nullopt, __FILE__, __LINE__);

@@ -1,4 +1,4 @@
-// The switch behind torch_ext::OverrideAten, in two halves, for languages without destructors.
+// What torch_ext::OverrideAten calls, in two halves, for languages without destructors.
 #pragma once
 
 #include <torch_ext/export.h>

@@ -23,7 +23,7 @@ void check_defined(const at::Tensor& tensor, const char* argument) {
       tensor.defined(), "prelu: Expected `", argument, "` to be a tensor, but it is undefined");
 }
 
-// The slopes' side of the shape rule: one, or one per channel (dimension 1).
+// How many slopes there may be: one, or one per channel (dimension 1).
 void check_slope_count(const at::Tensor& input, const at::Tensor& weight) {
   if (weight.sym_numel() != 1) {
     TORCH_CHECK(input.dim() > 0, "Not allow zero-dim input tensor.");

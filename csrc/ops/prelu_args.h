@@ -1,6 +1,6 @@
-// The operators' arguments, checked and brought to the one layout that kernels know. A device's
-// kernel needs a ChannelView and only PreluArgs makes one, so no path can forget a check and none
-// repeats one. Knows no device and no kernel.
+// The operators' arguments, checked and converted to the one layout that kernels know. A device's
+// kernel needs a ChannelView, and only PreluArgs creates one, so no check can be forgotten and none
+// is repeated. Knows no device and no kernel.
 #pragma once
 
 #include <ATen/core/Tensor.h>

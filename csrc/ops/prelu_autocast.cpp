@@ -1,6 +1,6 @@
-// Mixed-precision policy: the input is cast like stock's, so the output has stock's dtype; a
-// float32 weight stays float32, so its gradient never passes through 16 bits. On devices that have
-// no kernels of ours both are cast, as stock's. Knows no kernel.
+// Mixed-precision policy: the input is cast as PyTorch does, so the output has PyTorch's dtype; a
+// float32 weight stays float32, so its gradient is never rounded to 16 bits. On devices for which
+// we have no kernels both are cast, as PyTorch does. Knows no kernel.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 #include <torch_ext/prelu.h>

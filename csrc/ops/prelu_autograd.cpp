@@ -30,7 +30,7 @@ bool needs_composite(at::ArrayRef<at::Tensor> tensors) {
   });
 }
 
-// Undefined tensors are left to the kernels, whose checks name the argument.
+// Undefined tensors are passed on to the kernels, whose checks name the argument.
 bool needs_graph(at::ArrayRef<at::Tensor> tensors) {
   return at::GradMode::is_enabled() &&
          std::any_of(
@@ -84,7 +84,7 @@ struct PreluBackward : public torch::autograd::Function<PreluBackward> {
 
 namespace {
 
-// What CppNode asks of a function.
+// What CppNode requires of a function.
 struct Prelu {
   static constexpr bool is_traceable = true;
 
@@ -99,9 +99,9 @@ struct Prelu {
   }
 };
 
-// The node that torch::autograd::Function<Prelu>::apply would make, with everything that double
-// use, hooks and compiled autograd need, but made and run by far less code: on tensors of a few
-// elements that code is the cost.
+// The node that torch::autograd::Function<Prelu>::apply would create, with everything that repeated
+// backwards, hooks and compiled autograd need, but created and run by far less code, which is what
+// takes the time on tensors of a few elements.
 struct PreluNode final : torch::autograd::CppNode<Prelu> {
   variable_list apply(variable_list&& grads) override {
     const std::lock_guard lock(mutex_);  // as CppNode, against a concurrent release
@@ -110,7 +110,7 @@ struct PreluNode final : torch::autograd::CppNode<Prelu> {
   std::string name() const override { return "TorchExtPreluBackward"; }
 };
 
-// In the pointer that this torch holds nodes by: intrusive since 2.13.
+// In the kind of pointer by which this version of PyTorch holds nodes: intrusive since 2.13.
 template <typename Node>
 auto make_node() {
   if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>) {
@@ -147,7 +147,8 @@ at::Tensor prelu_autograd(const at::Tensor& input, const at::Tensor& weight) {
   if (needs_composite({input, weight})) {
     return prelu_composite(input, weight);
   }
-  // As in PyTorch's own functions, the node is made first: it notes in which order things ran.
+  // As in PyTorch's own functions, the node is created first: its sequence number records the order
+  // of execution.
   const auto node = needs_graph({input, weight}) ? make_node<PreluNode>() : nullptr;
   at::Tensor output;
   {

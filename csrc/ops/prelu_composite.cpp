@@ -31,8 +31,8 @@ at::Tensor keep_non_positive(const at::Tensor& input, const at::Tensor& values) 
 
 // values where input is positive, else times the slope. If the slope has a tangent, the product's
 // rule would add 0 * values to the tangent where input is positive, which is NaN if they are
-// infinite; so those values stay out of that product. (Not always, because then a gradient of
-// values is a sum of two, one of which is +0, and loses the sign of -0.)
+// infinite; so those values are kept out of that product. (Only then, because a gradient of values
+// becomes a sum of two terms this way, one of which is +0, and loses the sign of -0.)
 at::Tensor times_local_slope(
     const at::Tensor& values, const at::Tensor& input, const at::Tensor& weight) {
   if (!weight._fw_grad(/*level=*/0).defined()) {
@@ -117,9 +117,9 @@ std::array<at::Tensor, 3> prelu_double_backward(
   if (by_grad_output.defined()) {
     by_grad_output = by_grad_output.to(grad_output.scalar_type());
   }
-  // Zeros, as PyTorch's own, where a gradient does not depend on an operand that wants one: to
-  // leave it undefined would be an error in autograd.grad, and in compiled autograd, which takes
-  // every result of a node for a tensor.
+  // Zeros, as PyTorch's own, where a gradient does not depend on an operand that wants one: an
+  // undefined tensor would be an error in autograd.grad, and in compiled autograd, which assumes
+  // that every result of a node is a tensor.
   if (grad_grad_input.defined() || grad_grad_weight.defined()) {
     if (wanted[1] && !by_input.defined()) {
       by_input = at::zeros_like(input);

@@ -1,6 +1,6 @@
-// Both operators written with PyTorch's own differentiable operators, for what no kernel of ours
-// covers: torch.func transforms, forward-mode derivatives, second order, other devices. They follow
-// the contract of the kernels (strict >, selects, one rounding), not speed.
+// Both operators composed of PyTorch's own differentiable operators, for what our kernels do not
+// cover: torch.func transforms, forward-mode derivatives, second order, other devices. They keep
+// the contract of the kernels (strict >, selects, one rounding) and are not made for speed.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -15,7 +15,7 @@ bool is_foreign(const at::Tensor& input, const at::Tensor& weight) {
 
 at::Tensor prelu_foreign(const at::Tensor& input, const at::Tensor& weight) {
   check_prelu_rules(input, weight);
-  // at::prelu has no pair of dtypes; written out, it runs on every device.
+  // at::prelu refuses two dtypes; the composite runs on every device.
   if (input.scalar_type() != weight.scalar_type() && is_plain(input) && is_plain(weight)) {
     return prelu_composite(input, weight);
   }

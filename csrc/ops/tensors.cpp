@@ -37,8 +37,8 @@ ChannelView fold(const at::Tensor& dense, int64_t channels) {
   if (channels == 1) {
     return {1, 1, dense.numel()};
   }
-  // A dimension lies outside the channels when its stride is larger. Size-1 dimensions, whose
-  // strides mean nothing, contribute a factor of 1 wherever they fall.
+  // A dimension lies outside the channels when its stride is larger. Dimensions of size 1 have
+  // arbitrary strides, but contribute a factor of 1 on either side.
   ChannelView view{1, channels, 1};
   for (int64_t d = 0; d < dense.dim(); ++d) {
     if (d != 1) {

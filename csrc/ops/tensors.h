@@ -1,5 +1,6 @@
-// What operators know of tensors, whatever they compute: which are ours to run, how dense ones fold
-// to the layout of the kernels, and tensors of values per channel. Knows no operator and no device.
+// What operators know about tensors, whatever they compute: for which ones we have kernels, how
+// dense ones fold to the layout of the kernels, and tensors of values per channel. Knows no
+// operator and no device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,7 +13,7 @@ namespace torch_ext {
 // Strided memory of ordinary numbers, on whatever device.
 bool is_plain(const at::Tensor& tensor);
 
-// Plain, and on a device that has kernels of ours (or Meta).
+// Plain, and on a device for which we have kernels (or Meta).
 bool is_ours(const at::Tensor& tensor);
 
 // Uninitialised, in the layout of input's gradient and of the output. Real and Meta kernels both
@@ -26,8 +27,8 @@ at::Tensor as_dense(const at::Tensor& tensor);
 // One channel: all of it is one run.
 ChannelView fold(const at::Tensor& dense, int64_t channels);
 
-// `tensor` if its elements lie in memory as those of `dense`, which has the same shape; else a copy
-// for which that holds.
+// `tensor` if its elements have the same order in memory as those of `dense`, which has the same
+// shape; else a copy in that order.
 at::Tensor in_order_of(const at::Tensor& dense, const at::Tensor& tensor);
 
 // Values per channel, as the kernels read and write them: contiguous, of the data's type or of the

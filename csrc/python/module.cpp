@@ -1,5 +1,5 @@
-// torch_ext._C: build information and tuning knobs. The operators are not here: they are PyTorch's
-// to dispatch, and libtorch_ext carries them without Python.
+// torch_ext._C: build information and tuning knobs. The operators are not here: libtorch_ext, which
+// contains no Python, registers them with PyTorch's dispatcher.
 #include <pybind11/pybind11.h>
 
 #include "ops/build_info.h"

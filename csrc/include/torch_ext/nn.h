@@ -7,7 +7,7 @@
 //
 // Options     those of torch::nn::PReLU: num_parameters (1, or the number of channels) and init.
 // Parameters  `weight`, shape (num_parameters), every element init. torch::save and torch::load
-//             exchange it with torch::nn::PReLU, either way.
+//             exchange it with torch::nn::PReLU, in both directions.
 // Formulas, shapes, dtypes, errors: torch_ext/prelu.h.
 #pragma once
 

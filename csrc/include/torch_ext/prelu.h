@@ -7,7 +7,7 @@
 //          C = input.size(1).
 // Dtypes   float64, float32, float16, bfloat16, the same for both; or a 16-bit input with a float32
 //          weight, whose output is 16-bit and whose weight gradient is float32.
-// Devices  CPU, CUDA; on others what at::prelu does there.
+// Devices  CPU and CUDA; on other devices the call behaves as at::prelu.
 // Errors   c10::Error with the messages of at::prelu; c10::NotImplementedError for other dtypes.
 #pragma once
 
@@ -35,8 +35,8 @@ TORCH_EXT_API std::tuple<at::Tensor, at::Tensor> prelu_backward(
     const at::Tensor& weight,
     std::array<bool, 2> output_mask);
 
-// "0.1.0+pt2.15cu130": this library's version, and what torch and CUDA ("cpu": none) it was built
-// for.
+// "0.1.0+pt2.15cu130": the version of this library, and the PyTorch and CUDA ("cpu": none) that it
+// was built for.
 TORCH_EXT_API const char* version();
 
 }  // namespace torch_ext

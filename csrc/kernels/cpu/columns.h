@@ -1,10 +1,10 @@
-// Goes through short runs: rows of columns, each column with its own channel, so that 3 channels
-// fill packs as well as 256 do. Owns loads, tails and the order of sums; knows neither the
-// operation nor threads.
+// The traversal of short runs: rows of columns, each column with its own channel, so that 3
+// channels fill packs as well as 256 do. Determines loads, tails and the order of sums; knows
+// neither the operation nor threads.
 //
-// (Several rows at once, with the params and chains of their columns loaded once for all, were up
-// to 10 % faster in the first-level cache and as much slower beyond the second-level one, which
-// follows one stream of addresses better than several.)
+// (Processing several rows at once, with the params and chains of their columns loaded once for
+// all, was up to 10 % faster in the first-level cache, but as much slower beyond the second-level
+// cache, because the prefetchers follow one stream of addresses better than several.)
 #pragma once
 
 #include <algorithm>
@@ -40,7 +40,7 @@ class ColumnSums {
     }
   }
 
-  // A chain of each of a vector's columns.
+  // One chain for each column of a vector.
   C10_ALWAYS_INLINE void add(int s, int64_t column, const Vector<compute_t>& chain) {
     double* const values = values_ + s * columns_ + column;
     if constexpr (kCorrected) {
@@ -126,12 +126,12 @@ class Columns {
   using Chains = typename G::Chains;
   using compute_t = typename G::compute_t;
 
-  // Packs taken together: as many as registers hold.
+  // Packs that are processed together: as many as registers hold.
   static constexpr int64_t kGroup = Op::kSums + Op::kParams > 2 ? 1 : 4 / P::kVectors;
 
-  // The columns of a task cut into packs. What is left over after the whole ones belongs to two
-  // more: a begun pack, for a row that ends there, and a last one that reaches back, for the
-  // others.
+  // How the columns of a task are divided into packs. The columns after the whole packs belong to
+  // two more: an incomplete pack, for a row that ends there, and a last pack that overlaps the one
+  // before it, for the other rows.
   struct Cut {
     int64_t columns;
     int64_t whole = columns / P::kSize;
@@ -141,8 +141,8 @@ class Columns {
     int64_t last_pack() const { return whole + 1; }
     int64_t last_column() const { return columns - P::kSize; }
     int64_t packs() const { return whole + (left > 0) + reaches_back(); }
-    // Of this many columns or fewer, which may need more packs: 16 are two of 8, but 15 one and two
-    // for what is left over.
+    // The most packs for this many columns or fewer. (Fewer columns may need more packs: 16 are two
+    // packs of 8, but 15 are one and two for the remaining seven.)
     int64_t most_packs() const { return whole + 2; }
   };
 
@@ -240,7 +240,8 @@ class Columns {
       group<1>(tensors, offset + pack * P::kSize, params + pack, chains + pack);
     }
     if (width == cut.columns && cut.reaches_back()) {
-      // Writing elements again changes nothing; of the pack's sums, put_sums takes the new ones.
+      // Writing elements again changes nothing; put_sums counts only those of the pack that are
+      // new.
       const int64_t last = cut.last_pack();
       group<1>(tensors, offset + cut.last_column(), params + last, chains + last);
     } else if (pack * P::kSize < width) {
@@ -250,7 +251,7 @@ class Columns {
     }
   }
 
-  // Neighbouring packs, with the params and chains of each. (These in registers meanwhile.)
+  // Neighbouring packs, with the params and chains of each, which are in registers meanwhile.
   template <size_t kPacks>
   C10_ALWAYS_INLINE static void group(
       const typename G::Tensors& tensors, int64_t offset, const Params* params, Chains* chains) {

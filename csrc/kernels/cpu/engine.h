@@ -7,7 +7,7 @@
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-// The operation where only its sums are wanted.
+// The operation, for calls in which only its sums are wanted.
 template <typename Op>
 struct WithoutOutputs : Op {
   static constexpr int kOutputs = 0;

@@ -48,7 +48,7 @@ struct VectorAccumulator<double> {
   }
 };
 
-// Whose terms count: those of all lanes, or of a mask's.
+// Which lanes' terms are added: all, or those of a mask.
 struct AllLanes {
   const AllLanes& operator[](int) const { return *this; }
 };
@@ -110,8 +110,8 @@ class Sums {
   const Lanes& lanes_;
 };
 
-// Everything is inlined into the traversals' loops, which so keep their pointers in registers: a
-// SIMD store may alias anything that lives in memory.
+// Everything is inlined into the loops of the traversals, so that pointers stay in registers: a
+// SIMD store may alias anything that is in memory.
 template <typename Op, typename scalar_t>
 struct Group {
   using compute_t = compute_type<scalar_t>;
@@ -160,7 +160,7 @@ struct Group {
     });
   }
 
-  // The first `count` elements of a pack, where memory has no more.
+  // Only the first `count` elements of a pack, because the tensor ends there.
   template <typename ParamsOf>
   static void run_part(
       const Tensors& tensors,

@@ -11,8 +11,8 @@
 
 namespace torch_ext::cpu {
 
-// Chosen once, by at::get_cpu_capability(), so that ATEN_CPU_CAPABILITY serves for both. Warns
-// where the engine was not compiled for what PyTorch names.
+// Chosen once, by at::get_cpu_capability(), so that ATEN_CPU_CAPABILITY applies to both. Warns if
+// the engine was not compiled for the instruction set that PyTorch names.
 InstructionSet instruction_set_in_use();
 
 // A Runtime of sweep.h.
@@ -27,7 +27,7 @@ struct PyTorch {
   }
 };
 
-// `stream`: large results may be written past the caches.
+// `stream`: large results may use non-temporal stores, which bypass the caches.
 template <typename... Sweeps>
 void run(const ChannelView& view, bool stream, Sweeps... sweeps) {
   run(view, {instruction_set_in_use(), stream}, PyTorch(), std::move(sweeps)...);

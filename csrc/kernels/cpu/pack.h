@@ -1,6 +1,6 @@
 // A pack: neighbouring elements that fill one register as they are stored. For arithmetic they are
 // widened to one vector of the compute type, or two for 16-bit elements; results are rounded once
-// and stored as a pack again. Knows no layout and no operation.
+// and stored as a pack. Knows no layout and no operation.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -19,8 +19,8 @@
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-// The registers of a pack as it is stored: one, or for float16 two halves where instructions
-// convert such; to join them would cost as much as to convert them.
+// The registers of a pack as it is stored: one, or two halves for float16 where instructions
+// convert halves; joining them would cost as much as the conversion.
 template <typename scalar_t>
 inline constexpr int kStoredParts = 1;
 #if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
@@ -39,9 +39,9 @@ struct Pack {
   using Part = Native<std::conditional_t<sizeof(scalar_t) == 2, int16_t, scalar_t>, kPartBytes>;
   using Widened = std::array<V, kVectors>;
 
-  // Which element of a pack lies in lane i of its vectors, counted through. A bfloat16 is the upper
-  // half of a float, so a shift and a mask widen a register of them to one vector of the even and
-  // one of the odd elements.
+  // Which element of a pack is in lane i of its vectors, where lanes are counted across the
+  // vectors. A bfloat16 is the upper half of a float, so a shift and a mask widen a register of
+  // them to one vector of the even and one of the odd elements.
   static constexpr bool kEvenOdd = std::is_same_v<scalar_t, c10::BFloat16>;
   static constexpr int64_t element_of_lane(int64_t i) {
     return kEvenOdd ? i % V::kSize * 2 + i / V::kSize : i;
@@ -61,14 +61,15 @@ struct Pack {
         TORCH_EXT_UNROLLED(i) { std::memcpy(to + i * kSize / kParts, &stored[i], kPartBytes); });
   }
 
-  // Past the caches, and without reading the line first; `to` is aligned to a register.
+  // A non-temporal store, which bypasses the caches and does not read the line first; `to` is
+  // aligned to a register.
   C10_ALWAYS_INLINE void stream(scalar_t* to) const {
     unrolled<kParts>(TORCH_EXT_UNROLLED(i) {
       stream_bytes(std::bit_cast<Native<int64_t, kPartBytes>>(stored[i]), to + i * kSize / kParts);
     });
   }
 
-  // Only the first `count` elements; others load as 0.
+  // Only the first `count` elements; the others are 0.
   static Pack load(const scalar_t* from, int64_t count) {
     Pack pack{};
     std::memcpy(pack.stored.data(), from, count * sizeof(scalar_t));
@@ -110,7 +111,7 @@ struct Pack {
   C10_ALWAYS_INLINE static Pack rounded(const Widened& values);
 
  private:
-  // Two vectors whose lane i, counted through, comes from lane from(i).
+  // Two vectors whose lane i comes from lane from(i), where lanes are counted across both.
   template <typename From>
   C10_ALWAYS_INLINE static Widened shuffled(const Widened& vectors, const From&) {
     using Lanes = std::make_integer_sequence<int, V::kSize>;
@@ -124,7 +125,7 @@ struct Pack {
   }
 };
 
-// float and double are stored as they are computed with.
+// float and double are stored as they are computed.
 template <typename scalar_t>
 C10_ALWAYS_INLINE auto Pack<scalar_t>::widened() const -> Widened {
   return {V(stored[0])};
@@ -142,9 +143,9 @@ C10_ALWAYS_INLINE auto Pack<c10::BFloat16>::widened() const -> Widened {
       V(std::bit_cast<Native<float>>(pairs & 0xFFFF0000u))};
 }
 
-// To the nearest bfloat16, ties to even. A NaN stays one because its lower half is zero: arithmetic
-// makes such NaNs or hands on those of its operands, and elements have such NaNs, as have the
-// values of channels (channel_values.h).
+// To the nearest bfloat16, ties to even. A NaN stays a NaN because its lower half is zero:
+// arithmetic creates such NaNs or propagates those of its operands, and the NaNs of elements and of
+// the values of channels (channel_values.h) are of this kind.
 template <>
 C10_ALWAYS_INLINE auto Pack<c10::BFloat16>::rounded(const Widened& values) -> Pack {
   const auto rounded_up = [](const V& value) {

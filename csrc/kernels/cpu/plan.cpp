@@ -73,7 +73,7 @@ int64_t Plan::size() const {
 }
 
 // Neighbouring tasks of columns have the same channels, so that params need not be spread again;
-// those of planes follow memory.
+// those of planes follow the order of memory.
 Task Plan::operator[](int64_t index) const {
   const bool by_rows = traversal_ == Traversal::kColumns;
   const int64_t inner = index % inner_blocks_;
@@ -121,7 +121,7 @@ bool Plan::should_bypass_caches(const void* output) const {
          writes_whole_lines(output);
 }
 
-// What is worth sharing is cut into a multiple of task_multiple tasks.
+// Work that is worth sharing is divided into a multiple of task_multiple tasks.
 int64_t Plan::task_elements(bool sums) const {
   const int64_t numel = view_.numel();
   const int64_t least = sums ? tuning_.sum_task_elements : tuning_.task_elements;
@@ -147,8 +147,8 @@ void Plan::plan_planes(const OperationCounts& counts) {
     row_block_ = even_block(rows_, target / (channel_block_ * view_.inner));
     return;
   }
-  // Few channels and many rows to a task: partial sums stay few. But enough channels that each row
-  // is touched in one long piece.
+  // Tasks have few channels and many rows, which gives few partial sums, but enough channels that
+  // each row is read in one long piece.
   const int64_t chunk = std::min(view_.channels, ceil_div(tuning_.min_chunk, view_.inner));
   row_block_ = even_block(rows_, target / (chunk * view_.inner));
   const int64_t channels = std::max(chunk, target / (row_block_ * view_.inner));
@@ -157,8 +157,8 @@ void Plan::plan_planes(const OperationCounts& counts) {
 
 void Plan::plan_columns(const OperationCounts& counts) {
   traversal_ = Traversal::kColumns;
-  // Join narrow rows, as many as fit but not most of a small tensor; if possible, so many that they
-  // end on a whole pack.
+  // Join as many narrow rows as fit, but not most of a small tensor, and if possible so many that
+  // they end on a whole pack.
   const int64_t width = view_.channels * view_.inner;
   const bool in_cache = view_.numel() * element_bytes_ < tuning_.cache_bytes;
   const int64_t columns = (in_cache ? tuning_.column_bytes_in_cache : tuning_.column_bytes) /
@@ -170,7 +170,8 @@ void Plan::plan_columns(const OperationCounts& counts) {
   rows_ = ceil_div(view_.outer, joined_);
   inner_block_ = view_.inner;
   channel_block_ = joined_ > 1 ? view_.channels : even_block(view_.channels, columns / view_.inner);
-  // Sums of too few rows would cost more than the rows, but small tensors need shares as well.
+  // With too few rows for each task the sums would cost more than the rows, but small tensors have
+  // to be shared as well.
   const int64_t shares = ceil_div(tuning_.task_multiple, ceil_div(view_.channels, channel_block_));
   const int64_t least =
       counts.sums > 0 ? std::min(tuning_.min_sum_rows, ceil_div(rows_, shares)) : 1;

@@ -1,8 +1,8 @@
 // How a dense tensor is cut into tasks: a pure function of its sizes, never of the number of
-// threads, so that sums have the same bits whoever runs which task. Knows no threads.
+// threads, so that sums have the same bits whichever thread runs a task. Knows no threads.
 //
-// (Functions are not inline, or always: the engine is compiled for several instruction sets, and a
-// linker could give one's copy of a function to all.)
+// (Functions are either never or always inlined: the engine is compiled for several instruction
+// sets, and a linker could otherwise use the copy of one of them for all.)
 #pragma once
 
 #include <c10/macros/Macros.h>
@@ -28,13 +28,13 @@ struct Task {
   Range rows;
   Range channels;
   Range inner;
-  int64_t split;  // which row of partial sums it owns (for its channels)
+  int64_t split;  // the row of partial sums that it owns, for its channels
 };
 
 class Plan {
  public:
-  // `view` must not be empty. Operations with sums are cut for few partial sums, others follow
-  // memory.
+  // `view` must not be empty. Operations with sums are divided so that there are few partial sums,
+  // others in the order of memory.
   Plan(
       const ChannelView& view,
       int64_t element_bytes,
@@ -60,19 +60,19 @@ class Plan {
   // Rows of partial sums; with one, every channel's sum is complete in one task.
   int64_t splits() const;
 
-  // How many tasks, or channels whose partial sums are to be added, make a piece of work worth
-  // another thread.
+  // How many tasks, or channels whose partial sums are to be added, are enough work for another
+  // thread.
   int64_t task_grain() const;
   int64_t channel_grain() const;
 
-  // Columns: rows of narrow tensors are joined. Elements from one such row to the next; the last
-  // one may be shorter, a beginning of one.
+  // Columns: the elements from one row to the next, where rows of narrow tensors are joined to
+  // longer ones; the last row may be incomplete.
   int64_t joined() const;
   int64_t row_size() const;
 
-  // Whether all runs that a traversal writes to an output there begin at cache lines, so that it
-  // may be written past the caches; and whether it should be: a result so large would drive
-  // everything else from the caches, and then its own beginning.
+  // Whether all runs that a traversal writes to an output at this address begin at cache lines, so
+  // that non-temporal stores are possible; and whether they should be used: a large result would
+  // evict everything else from the caches, and then its own beginning.
   bool writes_whole_lines(const void* output) const;
   bool should_bypass_caches(const void* output) const;
 

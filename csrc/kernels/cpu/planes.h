@@ -1,5 +1,5 @@
-// Goes through long runs of one channel: its params stay in registers, sums of a run in a few more.
-// Owns loads, tails and the order of sums; knows neither the operation nor threads.
+// The traversal of long runs of one channel: its params stay in registers, and so do the sums of a
+// run. Determines loads, tails and the order of sums; knows neither the operation nor threads.
 #pragma once
 
 #include <algorithm>
@@ -37,17 +37,17 @@ class Planes {
   using Values = std::array<compute_t, Op::kParams>;                    // of a channel
   using RunSums = std::array<VectorAccumulator<compute_t>, Op::kSums>;  // of a channel
 
-  // Packs taken together: independent chains that keep the processor busy, four in all or, where
-  // an operation has more sums, one for each.
+  // Packs that are processed together, with independent chains that keep the processor busy: four
+  // chains in all or, where an operation has more sums, one for each sum.
   static constexpr int64_t kGroup = Op::kSums <= 1   ? 4 / P::kVectors
                                     : Op::kSums == 2 ? 2 / P::kVectors
                                                      : 1;
   static_assert(kGroup >= 1 && kGroup <= 4, "run_of() tells up to three whole packs apart");
-  // As long as accuracy allows; without sums it only bounds the loop.
+  // Chains are as long as the error bound allows; without sums this only limits the loop.
   static constexpr int64_t kRounds = Op::kSums ? kChain<compute_t> : INT64_MAX;
 
-  // How a run is taken: groups, whole packs, and elements that are no whole pack. All runs of a
-  // task are alike.
+  // How a run is divided: groups, whole packs, and elements that fill no pack. All runs of a task
+  // are alike.
   struct Run {
     int64_t count;
     int64_t groups = count / (kGroup * P::kSize);
@@ -99,7 +99,7 @@ class Planes {
     }
   }
 
-  // Fewer neighbours of one channel than a pack has.
+  // A run of fewer elements than a pack has.
   static void short_run_of(
       const typename G::Tensors& tensors,
       int64_t offset,
@@ -131,7 +131,7 @@ class Planes {
         chains = {};
       }
     }
-    // What is left is less than a group. It adds one more term to the chains.
+    // The remainder is less than a group. It adds one more term to the chains.
     typename G::Tensors to_cache = tensors;
     to_cache.bypass_caches = false;
     switch (run.whole) {
@@ -166,8 +166,8 @@ class Planes {
     }
   }
 
-  // kWhole packs from `offset` on, and, if that is not all of kPacks, one that reaches back from
-  // the run's end. Writing elements again changes nothing; terms are taken of the new ones.
+  // kWhole packs from `offset` on and, if kPacks is larger, one that ends at the run's end and
+  // overlaps those before it. Writing elements again changes nothing; only the new ones add terms.
   template <size_t kPacks, int64_t kWhole>
   C10_ALWAYS_INLINE static void group(
       const typename G::Tensors& tensors,

@@ -1,6 +1,6 @@
 // The CPU engine's entry: runs an operation over the tasks of a plan. One definition for each
-// instruction set (traversals.h), instantiated for the operations of each `kernels/cpu/<op>.cpp`.
-// Plain pointers; each task may run on any thread, in any order. Knows no tensors and no threads.
+// instruction set (engine.h), instantiated for the operations of each `kernels/cpu/<op>.cpp`. Plain
+// pointers; each task may run on any thread, in any order. Knows no tensors and no threads.
 #pragma once
 
 #include <array>
@@ -24,7 +24,7 @@ struct Partials {
   }
 };
 
-// What an operation reads and writes. Tensors are dense, of the plan's view.
+// What an operation reads and writes. Tensors are dense and have the plan's view.
 template <typename Op, typename scalar_t>
 struct Operands {
   std::array<const scalar_t*, Op::kInputs> inputs;

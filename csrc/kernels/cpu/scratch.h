@@ -8,7 +8,7 @@
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-// On the stack while it is little, so that small tensors stay cheap, else from the heap: worker
+// On the stack if it is small, which keeps small tensors cheap, else on the heap, because worker
 // threads may have stacks of 64 KiB (OMP_STACKSIZE, musl). Not initialised; for plain values.
 class Scratch {
  public:
@@ -27,7 +27,7 @@ class Scratch {
     return first;
   }
 
-  // What take() needs of the constructor's bytes.
+  // How many of the constructor's bytes take() needs.
   template <typename T>
   static constexpr int64_t size(int64_t count) {
     return (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;

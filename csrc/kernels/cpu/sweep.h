@@ -1,6 +1,6 @@
-// A sweep: an operation over all elements, task by task, and what follows its sums for each
-// channel. Runs one, or several over the same tensors. Takes threads and memory as an argument;
-// knows no tensors.
+// A sweep: an operation over all elements, task by task, and then its step for each channel. Runs
+// one sweep, or several over the same tensors. Takes threads and memory as an argument; knows no
+// tensors.
 #pragma once
 
 #include <algorithm>
@@ -37,8 +37,8 @@ auto run_tasks_of(InstructionSet set) {
 
 struct RunOptions {
   InstructionSet set;
-  bool stream = true;  // large results may be written past the caches
-  int tensors = 0;     // that several sweeps touch, each counted once
+  bool stream = true;  // large results may use non-temporal stores
+  int tensors = 0;     // the number that several sweeps touch, each counted once
   Tuning tuning = kTuning;
 };
 
@@ -119,7 +119,8 @@ void run_alone(
   }
 }
 
-// All sweeps over the channels of a task while these are in the cache, before the next task begins.
+// Runs all sweeps over the channels of a task while these are in the cache, before the next task
+// begins.
 template <typename Runtime, typename... Sweeps>
 void run_by_channels(
     const Plan& plan, const RunOptions& options, const Runtime& runtime, Sweeps&... sweeps) {

@@ -17,7 +17,7 @@
 #include <immintrin.h>
 #endif
 
-// Each instruction set has its own names, so that no linker can mix them up.
+// Each instruction set has its own namespace, so that no linker can confuse them.
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
 #if defined(CPU_CAPABILITY_AVX512)
@@ -29,7 +29,7 @@ inline constexpr size_t kVectorBytes = 16;
 #endif
 
 // body(0) ... body(count - 1), where the index is a constant. For arrays of registers: compilers
-// unroll an ordinary loop too late to keep what it indexes out of memory.
+// unroll an ordinary loop too late to keep the array out of memory.
 template <int count, typename Body>
 C10_ALWAYS_INLINE void unrolled(const Body& body) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
@@ -50,7 +50,7 @@ using Native = typename NativeOf<T, bytes>::type;
 template <typename T>
 using SignedOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
 
-// A yes or no for each lane of a Vector<T>.
+// A condition for each lane of a Vector<T>.
 template <typename T>
 struct Mask {
 #if defined(CPU_CAPABILITY_AVX512)
@@ -146,7 +146,8 @@ C10_ALWAYS_INLINE Vector<double> multiply_add_where(
 
 #else
 
-// The opposite of a mask, where it is cheaper to know that than to turn all bits.
+// The opposite of a mask. Its bits are inverted when it is combined with another mask, by the same
+// instruction.
 template <typename T>
 struct InvertedMask {
   typename Mask<T>::Bits bits;
@@ -183,7 +184,7 @@ C10_ALWAYS_INLINE Vector<double> multiply_add(
 
 #else
 
-// Not fused, here: a call of the C library for every lane would cost more than all the rest.
+// Not fused here: it would be a call of the C library for every lane.
 template <typename T>
 C10_ALWAYS_INLINE Vector<T> multiply_add(Vector<T> a, Vector<T> b, Vector<T> c) {
   return a * b + c;
@@ -229,7 +230,7 @@ C10_ALWAYS_INLINE Vector<T> add_where(Where where, Vector<T> a, Vector<T> b) {
 }
 
 // a * b + c where the mask is set, else c. Zeroing both factors is cheaper than a second select,
-// and 0 * 0 is 0 as surely.
+// and 0 * 0 adds nothing as well.
 template <typename Where, typename T>
 C10_ALWAYS_INLINE Vector<T> multiply_add_where(Where where, Vector<T> a, Vector<T> b, Vector<T> c) {
   return multiply_add(keep_where(where, a), keep_where(where, b), c);
@@ -237,8 +238,8 @@ C10_ALWAYS_INLINE Vector<T> multiply_add_where(Where where, Vector<T> a, Vector<
 
 #endif
 
-// Stores past the caches, without reading the line first; `to` is aligned to the value's size.
-// Where there is no such store, an ordinary one.
+// A non-temporal store, which bypasses the caches and does not read the line first; `to` is aligned
+// to the value's size. An ordinary store where there is no such instruction.
 #if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
 C10_ALWAYS_INLINE void stream_bytes(const Native<int64_t, 16>& value, void* to) {
   _mm_stream_si128(static_cast<__m128i*>(to), std::bit_cast<__m128i>(value));

@@ -1,4 +1,4 @@
-// The instructions that the kernels name themselves. A host compiler takes their stand-ins from
+// The instructions that the kernels use by name. A host compiler gets replacements from
 // tests/cpp/cuda_emulation.h.
 #pragma once
 
@@ -8,10 +8,10 @@
 
 namespace torch_ext::cuda {
 
-// Ordinary 128-bit accesses of global memory. In assembly, because assignments were compiled to
-// single elements in places; volatile, because loads are meant to stay ahead of the arithmetic. The
-// addresses are multiples of 16. (__ldca and __stwb do the same with a memory order that nobody
-// needs.)
+// Ordinary 128-bit accesses of global memory. In assembly, because the compiler split some
+// assignments into single elements; volatile, because loads should stay ahead of the arithmetic.
+// The addresses are multiples of 16. (__ldca and __stwb do the same with a memory order that is not
+// needed here.)
 __device__ __forceinline__ uint4 load_128(const void* source) {
   uint4 value;
   asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -27,7 +27,7 @@ __device__ __forceinline__ void store_128(void* target, uint4 value) {
                : "memory");
 }
 
-// A block's shared memory for a T; the same one for every call in a kernel.
+// The shared memory of a block, as a T; every call in a kernel returns the same memory.
 template <typename T>
 __device__ __forceinline__ T& shared_memory() {
   __shared__ T memory;
@@ -35,8 +35,8 @@ __device__ __forceinline__ T& shared_memory() {
 }
 
 // Clusters: blocks that run at the same time and see each other's shared memory (compute capability
-// 9.0 and newer). No launch plan has them for older code, which would not wait and add up a part of
-// the sums: it ends the kernel with an error instead.
+// 9.0 and newer). No launch plan uses them with code for older GPUs. Such code would not wait, and
+// would add up only a part of the sums; it ends the kernel with an error instead.
 __device__ __forceinline__ int cluster_blocks() {
 #if __CUDA_ARCH__ >= 900
   return static_cast<int>(cooperative_groups::this_cluster().num_blocks());
@@ -53,8 +53,8 @@ __device__ __forceinline__ int cluster_rank() {
 #endif
 }
 
-// All threads of all blocks of the cluster; what they wrote before, in shared memory too, is seen
-// behind it.
+// A barrier for all threads of all blocks of the cluster. What they wrote before it, also in shared
+// memory, is visible after it.
 __device__ __forceinline__ void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
   cooperative_groups::this_cluster().sync();

@@ -1,8 +1,8 @@
 // The CUDA kernels: any channelwise operation (kernels/operation.h) on every element, and the sums
 // of its terms for each channel, in one pass over memory. One kernel for each traversal, and one
-// that finishes sums that were split over more blocks than a cluster has. They own tails, alignment
-// and reduction and take the operation, and the step that follows its sums, as arguments. They know
-// no tensors, no dispatcher and no stream.
+// that finishes sums that were split over more blocks than a cluster has. They handle tails,
+// alignment and reduction, and take the operation, and the step that follows its sums, as
+// arguments. They know no tensors, no dispatcher and no stream.
 #pragma once
 
 #include <array>
@@ -27,7 +27,7 @@ inline constexpr int kMaxThreads = max_threads(counts_of<Op>());
 template <typename Op, typename compute_t, int kColumns, int kChannels>
 using TaskSums = BlockSums<compute_t, compute_t, Op::kSums, kColumns, kMaxThreads<Op>, kChannels>;
 
-// A thread's packs, one visit after the other; its sums.
+// A thread's packs, visit after visit, and its sums.
 template <
     typename Op,
     bool kShifted,
@@ -51,8 +51,8 @@ __device__ __forceinline__ auto visit_all(
   return sums.accumulators;
 }
 
-// Sums the block's columns, and sends the totals of its channels where they belong: to the step if
-// they are whole, to the cluster, or to the second kernel.
+// Sums the columns of the block and passes on the totals of its channels: to the step if they are
+// complete, else to the cluster or to the second kernel.
 template <typename Block, typename Op, typename scalar_t, typename Step>
 __device__ __forceinline__ void finish_task(
     Block& block,
@@ -144,7 +144,7 @@ __device__ __forceinline__ void run_pass(
   }
   const auto sums = visit_all<Op, kShifted, scalar_t, kPack>(traversal, cursor, data, params);
   if constexpr (Op::kSums > 0) {
-    // Differently aligned rows give a column to different threads.
+    // In rows of different alignment a column belongs to different threads.
     if (pass > 0) {
       __syncthreads();
     }

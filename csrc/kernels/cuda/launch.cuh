@@ -1,6 +1,5 @@
-// Runs an operation on the current GPU and stream: run<Op>. What the kernels need of PyTorch, its
-// stream, its allocator and its checks, is here and nowhere else. Knows no tensors and no
-// operation.
+// Runs an operation on the current GPU and stream: run<Op>. Only this file uses PyTorch's stream,
+// allocator and checks. Knows no tensors and no operation.
 #pragma once
 
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -47,8 +46,8 @@ inline Gpu ask_gpu(c10::DeviceIndex index, const void* any_kernel) {
   };
   const int arch = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
                    attribute(cudaDevAttrComputeCapabilityMinor);
-  // Whether the code that runs on it was compiled with clusters, only the driver knows: where no
-  // machine code fits, it translates PTX, which may be older than the GPU.
+  // Only the driver knows whether the code that runs on the GPU was compiled with clusters: where
+  // no machine code fits, it translates PTX, which may be for an older GPU.
   cudaFuncAttributes code{};
   C10_CUDA_CHECK(cudaFuncGetAttributes(&code, any_kernel));
   return {
@@ -57,7 +56,8 @@ inline Gpu ask_gpu(c10::DeviceIndex index, const void* any_kernel) {
        arch >= 90 && code.ptxVersion >= 90}};
 }
 
-// The current GPU, which is asked once. All kernels of this library are compiled alike.
+// The properties of the current GPU, which are queried once. All kernels of this library are
+// compiled alike.
 inline const Gpu& current_gpu(const void* any_kernel) {
   static std::array<std::once_flag, C10_COMPILE_TIME_MAX_GPUS> asked;
   static std::array<Gpu, C10_COMPILE_TIME_MAX_GPUS> answers;
@@ -66,12 +66,12 @@ inline const Gpu& current_gpu(const void* any_kernel) {
   return answers[index];
 }
 
-// What run.cuh takes to start a kernel.
+// What run.cuh needs to start a kernel.
 inline constexpr auto kLaunch = [](auto kernel, const Grid& grid, const auto&... arguments) {
   launch(kernel, grid, arguments...);
 };
 
-// Memory for the current stream's kernels, until the pointer is gone.
+// Memory for kernels on the current stream, for the lifetime of the pointer.
 inline c10::DataPtr workspace(int64_t bytes) {
   return c10::cuda::CUDACachingAllocator::get()->allocate(static_cast<size_t>(bytes));
 }

@@ -9,7 +9,7 @@
 
 namespace torch_ext::cuda {
 
-// Neighbouring elements, as one load brings them.
+// Neighbouring elements, as one load reads them.
 template <typename scalar_t>
 struct alignas(kPackBytes) Pack {
   static constexpr int kSize = kPackBytes / sizeof(scalar_t);
@@ -32,8 +32,8 @@ __device__ __forceinline__ void store(scalar_t* target, const Pack<scalar_t>& pa
   store_128(target, {words.word[0], words.word[1], words.word[2], words.word[3]});
 }
 
-// The 16 bytes that start `bytes` behind the first of the 32 bytes of low and high; bytes is even.
-// All threads pass the same value, so these branches are uniform, and no array is indexed by a
+// The 16 bytes that start at offset `bytes` of the 32 bytes of low and high; the offset is even.
+// All threads pass the same value, so the branches are uniform, and no array is indexed by a
 // variable.
 __device__ __forceinline__ Words join(const Words& low, const Words& high, int bytes) {
   uint32_t word[8];
@@ -59,9 +59,9 @@ __device__ __forceinline__ Words join(const Words& low, const Words& high, int b
   return joined;
 }
 
-// Where two tensors' 16-byte boundaries differ (kShifted), a pack of the one starts `shift`
-// elements above a boundary of the other: two aligned loads, of which the second is the
-// neighbouring thread's first and so comes from the cache.
+// Where two tensors have different 16-byte boundaries (kShifted), a pack of the one starts `shift`
+// elements after a boundary of the other. It takes two aligned loads, of which the second is the
+// first of the neighbouring thread and so comes from the cache.
 template <bool kShifted, typename scalar_t>
 __device__ __forceinline__ Pack<scalar_t> load(const scalar_t* source, int shift) {
   if constexpr (!kShifted) {
@@ -74,7 +74,7 @@ __device__ __forceinline__ Pack<scalar_t> load(const scalar_t* source, int shift
   }
 }
 
-// The part of a pack that is visited, zeros around it.
+// The part of a pack that is visited, with zeros around it.
 template <typename scalar_t>
 __device__ __forceinline__ Pack<scalar_t> load_part(const scalar_t* data, const PackPlace& place) {
   Pack<scalar_t> pack;

@@ -19,7 +19,8 @@ struct Operands {
 
   // Filled in by the launch.
   std::array<int, Op::kInputs> shifts;  // elements from a 16-byte boundary to where packs start
-  // A row of channels for each split, one sum behind the other, where a second kernel finishes.
+  // The partials: for each split, one sum after the other, a row of channels each. For the second
+  // kernel.
   compute_type<scalar_t>* partials;
 };
 

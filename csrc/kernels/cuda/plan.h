@@ -1,6 +1,6 @@
-// How a layout is spread over the device: traversal, grid, block, splits of the sums and workspace.
-// A pure function of sizes, an operation's counts, types' widths and device properties. Knows no
-// CUDA, tensors or pointers.
+// How a layout is distributed over the device: traversal, grid, block, splits of the sums and
+// workspace. A pure function of sizes, an operation's counts, types' widths and device properties.
+// Knows no CUDA, tensors or pointers.
 #pragma once
 
 #include <algorithm>
@@ -20,10 +20,10 @@ inline constexpr int64_t kMaxGrid = INT32_MAX;
 struct Device {
   int sm_count;
   int threads_per_sm;
-  bool clusters;  // it has them, and so has the code that was built for it
+  bool clusters;  // the GPU has them, and its code was compiled with them
 };
 
-// What a kernel is asked to do.
+// The work of a kernel.
 struct Work {
   ChannelView view;
   OperationCounts counts;
@@ -33,7 +33,8 @@ struct Work {
 
   constexpr int pack() const { return kPackBytes / element_bytes; }
   constexpr bool has_sums() const { return counts.sums > 0; }
-  // Of the partials of one split: a value of the compute type for each sum of each channel.
+  // The bytes of the partials of one split: a value of the compute type for each sum of each
+  // channel.
   constexpr int64_t partial_bytes() const {
     return view.channels * counts.sums * (element_bytes == 8 ? 8 : 4);
   }
@@ -56,7 +57,8 @@ struct LaunchPlan {
   constexpr bool has_second_kernel() const { return workspace_bytes > 0; }  // ... which adds them
 };
 
-// The second kernel of split sums: `width` channels of a block side by side, `lanes` threads each.
+// The second kernel, for split sums: a block has `width` channels side by side, with `lanes`
+// threads each.
 struct FinishPlan {
   int64_t channels;
   int64_t splits;
@@ -78,8 +80,8 @@ constexpr int64_t max_shift(const Work& work, int64_t runs, int64_t pitch) {
   return runs <= 1 ? work.base : work.pack() - common + work.base % common;
 }
 
-// Into how many splits to cut `groups` independent ones of `packs` visits for each thread. What one
-// block or one cluster can do in reasonable time has no second kernel.
+// Into how many splits to divide each of `groups` independent groups of `packs` visits for each
+// thread. What one block or one cluster can do in reasonable time needs no second kernel.
 constexpr Tasks split(
     const Work& work,
     const Tuning& tuning,
@@ -143,7 +145,8 @@ constexpr LaunchPlan plan_planes(const Work& work, const Tuning& tuning, const D
   return plan;
 }
 
-// Channels whose multiples fill whole packs, wherever they start: the unit of a segment's size.
+// The number of channels whose multiples fill whole packs, wherever they start: the unit of a
+// segment's size.
 constexpr int64_t channels_of_packs(const Work& work) {
   return work.pack() / std::gcd(int64_t{work.pack()}, work.view.inner);
 }
@@ -160,7 +163,7 @@ constexpr void shape_columns(const Work& work, int threads, ColumnTraversal& tra
   merged = std::min(merged, round_up(view.outer, aligned_rows));
   if (view.outer * length <= room) {
     merged = view.outer;
-  } else if (merged == 0) {  // as many as leave few alignments to take turns
+  } else if (merged == 0) {  // as many as leave few different alignments
     merged = power_of_two_below(std::max((threads - 1) * pack / length, int64_t{1}));
   }
   traversal.segment_channels = view.channels;
@@ -204,7 +207,7 @@ constexpr LaunchPlan plan_columns(const Work& work, const Tuning& tuning, const 
   return plan;
 }
 
-// Short runs; as long as a segment of them fits a block.
+// Short runs, as long as a segment of them fits a block.
 constexpr bool takes_columns(const Work& work, const Tuning& tuning) {
   const int64_t channels = std::min(channels_of_packs(work), work.view.channels);
   return work.view.inner * work.element_bytes <= tuning.run_bytes &&
@@ -228,7 +231,7 @@ constexpr LaunchPlan plan_launch(const Work& work, const Tuning& wanted, const D
 
 constexpr FinishPlan plan_finish(int64_t channels, int64_t splits) {
   constexpr int64_t kLoadsPerLane = 8;
-  constexpr int64_t kSector = 8;  // partial sums that memory delivers together
+  constexpr int64_t kSector = 8;  // partial sums that one memory transaction reads
   const auto power_of_two = [](int64_t n) {
     return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n)));
   };

@@ -2,11 +2,11 @@
 // block's accumulators into totals of its channels, in a fixed order. No atomics: the same launch
 // gives the same bits. Knows no layout but "columns of channels".
 //
-// How often a term is rounded on its way, for float (for double): kChain = 12 (4) times at most in
-// its chain, where the first rounding is that of its product, since it is added by a fused
-// multiply-add; 3 (1) times where the chains of a pack's elements meet; once as a partial. That is
-// 16 (6) of the 16 (8) that the contract allows. Accumulators add none to speak of, and the
-// result's own last rounding is counted by itself.
+// How often a term is rounded, for float (for double): kChain = 12 (4) times at most in its chain,
+// where the first rounding is that of its product, since it is added by a fused multiply-add; 3 (1)
+// times where the chains of a pack's elements meet; once as a partial. That is 16 (6) of the 16 (8)
+// that the contract allows. The roundings of accumulators are negligible, and the last rounding of
+// the result is counted separately.
 #pragma once
 
 #include <array>
@@ -18,7 +18,7 @@
 
 namespace torch_ext::cuda {
 
-// Chains of terms in the compute type: for each sum, one for each element of a thread's packs.
+// Chains of terms in the compute type: for each sum, a chain for each element of a thread's packs.
 template <typename T, int kSums, int kPack>
 using Chains = std::array<std::array<T, kPack>, kSums>;
 
@@ -47,7 +47,7 @@ struct ElementSums {
   }
 };
 
-// Balanced, so that the rounding errors of a few terms stay at their depth.
+// A balanced tree: a term is rounded only as often as the tree is deep.
 template <typename T, size_t kCount>
 constexpr T tree_sum(std::array<T, kCount> terms) {
   static_assert((kCount & (kCount - 1)) == 0);
@@ -112,8 +112,8 @@ struct BlockSums {
   }
 };
 
-// Where a block's columns belong: `repeats` times a row of `length` columns, `inner` neighbours for
-// each channel.
+// Which channels a block's columns belong to: `repeats` times a row of `length` columns, with
+// `inner` neighbours for each channel.
 struct ColumnGroups {
   int length;
   int repeats;
@@ -123,8 +123,8 @@ struct ColumnGroups {
 };
 
 // Sums the columns of every channel; emit(sum, channel, total) is called once for each sum of each,
-// by some thread. To be called by all threads of a block after a barrier behind the last write of
-// `columns`; another barrier has to follow before they or `lanes` are written again.
+// by some thread. All threads of a block must call it, after a barrier that follows the last write
+// of `columns`. Another barrier has to follow before these or `lanes` are written again.
 template <typename T, int kSums, int kColumns, typename Emit>
 __device__ __forceinline__ void sum_columns(
     const Accumulator<T> (&columns)[kSums][kColumns],
@@ -174,8 +174,8 @@ __device__ __forceinline__ void sum_columns(
 }
 
 // Adds the totals that the blocks of a cluster hold in shared memory, in the order of their ranks,
-// and takes the step for each channel, by some thread of some block. To be called by all threads of
-// all of them; the totals may be written again behind it.
+// and takes the step for each channel, by some thread of some block. All threads of all blocks must
+// call it; the totals may be written again afterwards.
 template <typename Block, int kSums, typename Step>
 __device__ __forceinline__ void sum_cluster(int channels, int64_t first_channel, const Step& step) {
   cluster_barrier();
@@ -198,7 +198,7 @@ __device__ __forceinline__ void sum_cluster(int channels, int64_t first_channel,
     }
     step(first_channel + channel, totals);
   }
-  cluster_barrier();  // a block's memory lives as long as others read it
+  cluster_barrier();  // the memory of a block must exist as long as other blocks read it
 }
 
 }  // namespace torch_ext::cuda

@@ -65,8 +65,8 @@ struct Tasks {
 };
 
 // Planes: for long runs of one channel. A task is a split of a channel. The planes of a channel,
-// one behind the other and each cut into the same number of packs, make one sequence; a split is a
-// range of it, which the block's threads visit in turn. A channel of all elements is one plane.
+// each divided into the same number of packs, form one sequence; a split is a range of it, which
+// the threads of the block visit in turn. A channel that has all elements is one plane.
 struct PlaneTraversal {
   Memory memory;
   Tasks tasks;  // a group is a channel
@@ -107,7 +107,7 @@ constexpr bool done(const PlaneCursor& cursor) {
   return cursor.left <= 0;
 }
 
-// Where the thread's next pack lies; an empty place behind its last.
+// Where the thread's next pack is; an empty place after its last.
 template <int kPack>
 constexpr PackPlace next_place(const PlaneTraversal& traversal, PlaneCursor& cursor) {
   const int32_t shift = traversal.memory.template shift<kPack>(cursor.start);
@@ -125,10 +125,10 @@ constexpr PackPlace next_place(const PlaneTraversal& traversal, PlaneCursor& cur
   return place;
 }
 
-// Columns: for short runs, and for channels that lie next to one another. Memory is a matrix
-// whose rows hold every channel once, or several times where that is short; its columns are cut
+// Columns: for short runs, and for channels that lie next to one another. Memory is a matrix whose
+// rows have every channel once, or several times if rows would be short; its columns are divided
 // into segments of whole channels. A task is a split of the rows of a segment. A thread owns one
-// pack of the segment, so that its params and sums stay in registers, and goes down the rows.
+// pack of the segment, so that its params and sums stay in registers, and walks down the rows.
 //
 // Rows of odd length start at changing alignments. A block therefore visits only every stride()-th
 // row in one pass, all of which are aligned alike, and needs several passes where there are few
@@ -142,8 +142,8 @@ struct ColumnTraversal {
   int64_t segment_channels;
   int32_t passes;
   int32_t inner;
-  // Columns after which the channels begin again, in rows that hold them several times; at least a
-  // segment's width in others.
+  // The columns after which the channels begin again, in rows that have them several times; in
+  // other rows at least a segment's width.
   int32_t period;
 
   constexpr int64_t stride() const { return tasks.splits * passes; }

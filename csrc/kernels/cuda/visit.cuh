@@ -1,5 +1,5 @@
-// A thread's visit to a few packs: loads, the operation on every element, stores. Knows the
-// operation and the traversal as arguments only, and nothing of sums but that terms are added.
+// A thread's visit to a few packs: loads, the operation on every element, stores. The operation and
+// the traversal are arguments; of sums it knows only that terms are added.
 #pragma once
 
 #include <array>
@@ -26,8 +26,8 @@ using PackParams =
 template <typename Op, typename scalar_t>
 using PackChains = Chains<compute_type<scalar_t>, Op::kSums, Pack<scalar_t>::kSize>;
 
-// Arithmetic of one pack: widened, the operation on every element, rounded. present(i): whether the
-// pack's element i is there.
+// The arithmetic of one pack: elements are widened, the operation is applied to each, results are
+// rounded. present(i): whether element i of the pack exists.
 template <typename Op, typename scalar_t, typename Present>
 __device__ __forceinline__ OutputPacks<Op, scalar_t> apply(
     const InputPacks<Op, scalar_t>& inputs,
@@ -86,8 +86,8 @@ __device__ __forceinline__ void visit_part(
   });
 }
 
-// A thread's next packs: all loads, then arithmetic and stores; parts of packs, which are rare, one
-// by one behind them.
+// A thread's next packs: all loads, then arithmetic and stores. Incomplete packs, which are rare,
+// follow one by one.
 template <typename Op, bool kShifted, typename Order, typename Cursor, typename scalar_t>
 __device__ __forceinline__ void visit(
     const Order& traversal,
@@ -111,8 +111,8 @@ __device__ __forceinline__ void visit(
     has_parts = has_parts || (!place.whole && !place.empty());
   }
   if (safe >= 0) {
-    // Every load is made, some twice: a condition around them would keep them from being in flight
-    // together.
+    // Every load is executed, some twice: a condition around them would prevent them from being in
+    // flight together.
     std::array<InputPacks<Op, scalar_t>, kPacks> inputs;
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
