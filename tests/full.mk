@@ -1,5 +1,5 @@
 # Are the tests any good? And everything in its long form. Included by the Makefile.
-#   make mutants   rules broken one at a time, each to be noticed by a test; MUTANTS="--only bfloat16" for some
+#   make mutants   rules broken one at a time, each to be noticed by a test; MUTANTS="sum layouts" for some
 #   make coverage  lines and branches of C++ (the CUDA kernels by their emulation) and Python, with lower bounds
 #   make repeat    the Python tests REPEATS times
 #   make full      these, the checkers of sanitizers.mk with FULL=1, `pytest -m full`, the CUDA package: hours;
@@ -14,7 +14,7 @@ COVERAGE := $(BUILD)-coverage
 full: environment $(VENV)/.bench-ready
 	$(PY) tests/full.py $(FULL_ARGS)
 
-mutants: system environment $(VENV)/.bench-ready
+mutants: system environment
 	$(PY) tests/faults/mutate.py $(MUTANTS)
 
 # By clang, which counts branches of the source (GCC: of the machine code, exceptions among them) and instances of a
