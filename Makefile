@@ -1,21 +1,14 @@
-# make demo | test | build | format | check-format | check-types | clean
-# make wheel           dist/: source distribution, the wheel built from it, a bill of materials inside
-# make check-package   both, and every way to install and use them, from C++ too (CPU; FORCE_CUDA=1: CUDA)
-# make bench           PReLU layer by layer against PyTorch and torch.compile; BENCH_ARGS="--help" tells more
-# make bench-kernels   the CPU kernels alone against a tuned copy
-# make bench-models    training steps and inference of whole models
-# make bench-compile   the same under torch.compile, stock against ours
-# make bench-import    what `import torch_ext` adds to `import torch`
-# make test-models     swaps in models of other packages, with their trained weights
-# make gpu             tests and measures on the GPU of this machine, in at most 10 minutes; GPU_ARGS="--help" tells more
-# make gpu-status      have the CUDA sources of this tree run on a GPU?
-# make check-static    clang as a second compiler, for CUDA too, clang-tidy, cppcheck, see tests/static.mk
-# make asan | tsan | leaks | valgrind | fuzz   checkers that watch the programs run, see tests/sanitizers.mk
-# make coverage | mutants | repeat             are the tests any good? see tests/full.mk
-# make full            all of these in their long forms: hours
-# make docs            the manual, build/docs/index.html
+# make demo     a trained face detector on a photograph, ReLU / Leaky ReLU / PReLU compared, timings
+# make test     C++ tests, then Python tests; PYTEST_ARGS="-k layouts" for a few
+# make build    the package in place, for the CPU and the GPU of this machine
+# make docs     the manual, build/docs/index.html
+# make bench    layer by layer against PyTorch and torch.compile; BENCH_ARGS="--help" tells more
+# make gpu      tests and measures on the GPU of this machine, in at most 10 minutes; GPU_ARGS="--help" tells more
+# make wheel    dist/: source distribution, the wheel built from it for all GPUs, a bill of materials inside
+# make format   clang-format, ruff
 #
-# Everything that a target needs is set up by it: a virtual environment with the pinned tools, the build.
+# Checkers, other benchmarks, long tests: build_tools/targets.mk. Everything that a target needs is set up by it: a
+# virtual environment with the pinned tools, the build.
 #   TORCH_VERSION=2.11.0  another torch, in an environment of its own
 #   PYTHON=python3.12     the interpreter that a new environment is made with
 #   VENV=DIR              an existing environment; nothing is installed if it has what is needed
@@ -34,59 +27,28 @@ export PYTHONPATH := $(CURDIR)
 export TORCH_EXT_BUILD_DIR := $(abspath $(BUILD))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo docs test pytest ctest build wheel check-package bench bench-compile bench-import bench-kernels bench-models gpu gpu-status test-models format check-format check-types environment system clean
-
-test: build ctest pytest
+.PHONY: demo test build docs bench gpu wheel format
 
 demo: build $(VENV)/.demo-ready
 	$(PY) examples/python/demo.py
 
-bench: build $(VENV)/.bench-ready
-	$(PY) benchmarks/prelu.py $(BENCH_ARGS)
+test: ctest pytest
 
-bench-models: build $(VENV)/.bench-models-ready
-	$(PY) benchmarks/models.py $(BENCH_ARGS)
-
-bench-compile: build $(VENV)/.bench-models-ready
-	$(PY) -W ignore benchmarks/compile.py $(BENCH_ARGS)
-
-bench-import: build
-	$(PY) benchmarks/imports.py $(BENCH_ARGS)
-
-test-models: build $(VENV)/.bench-models-ready
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -rs tests/test_real_models.py
+# The library alone. The test programs are configured too, so that `make test` after it builds what is missing and no more.
+build: system environment
+	TORCH_EXT_CMAKE_ARGS="-DTORCH_EXT_TESTS=ON $(TORCH_EXT_CMAKE_ARGS)" $(PY) setup.py -q build_ext --inplace
 
 # Warnings are errors; all of them are shown.
 docs: build $(VENV)/.docs-ready
 	$(PY) -m sphinx -W --keep-going -n -q -d build/docs/.doctrees docs build/docs
 
-bench-kernels: system environment
-	@test -e /usr/include/benchmark/benchmark.h || $(call debian_packages,libbenchmark-dev)
-	cmake -S . -B $(BUILD)-kernels -G Ninja -DTORCH_EXT_BENCHMARKS=ON -DTORCH_EXT_CUDA=OFF \
-	  -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.__path__[0])')"
-	cmake --build $(BUILD)-kernels --target kernels_benchmark
-	$(BUILD)-kernels/benchmarks/cpp/kernels_benchmark $(BENCH_ARGS)
+bench: build $(VENV)/.bench-ready
+	$(PY) benchmarks/prelu.py $(BENCH_ARGS)
 
 # Builds with what is there, needs no network and installs nothing: $(VENV) if it exists or was asked for, else $(PYTHON).
 GPU_PY := $(if $(or $(filter-out file,$(origin VENV)),$(wildcard $(PY))),$(PY),$(PYTHON))
-
 gpu:
-	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(GPU_PY) -m gpu $(GPU_ARGS)
-
-gpu-status:
-	@PYTHONPATH=$(CURDIR)/tests $(GPU_PY) -m gpu.status $(GPU_ARGS)
-
-# Passive: threads that wait must not take the cores from those that compile or compute. Two processes, each with whole
-# files: what a file prepares is prepared once. Not reordered: files of few tests, which would come last, take longest.
-PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-pytest: build
-	$(PYTEST) $(PYTEST_ARGS)
-
-ctest: build
-	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -j2
-
-build: system environment
-	TORCH_EXT_CMAKE_ARGS="-DTORCH_EXT_TESTS=ON $(TORCH_EXT_CMAKE_ARGS)" $(PY) setup.py -q build_ext --inplace
+	$(GPU_PY) tests/gpu/session.py $(GPU_ARGS)
 
 # Built by tools that are pinned by hash, in an environment of their own; of $(VENV) only torch is used.
 DIST ?= dist
@@ -100,77 +62,8 @@ wheel: environment $(WHEEL_TOOLS)/.ready
 	  && env -u TORCH_EXT_BUILD_DIR -u PYTHONPATH $(WHEEL_TOOLS)/bin/python -m build --no-isolation --outdir $(DIST) . \
 	  && $(WHEEL_TOOLS)/bin/python build_tools/add_sbom.py $(DIST)/*.whl
 
-$(WHEEL_TOOLS)/.ready: build_tools/requirements.txt $(VENV)/.ready
-	$(PY) -m venv --clear $(WHEEL_TOOLS)
-	$(WHEEL_TOOLS)/bin/python -m pip -q install --require-hashes -r $<
-	touch $@
-
-check-package: environment
-	FORCE_CPU=$(if $(filter 1,$(FORCE_CUDA)),0,1) $(MAKE) wheel DIST=$(BUILD)-dist
-	FORCE_CPU=$(if $(filter 1,$(FORCE_CUDA)),0,1) TORCH_EXT_DIST=$(abspath $(BUILD)-dist) \
-	  $(PYTEST) --confcutdir=tests/wheels --basetemp=$(BUILD)-packages tests/wheels $(PYTEST_ARGS)
-
-# --- what the targets above rely on -------------------------------------------------------------------
-
-# Debian's packages $(1): installed if this is Debian and one has the rights to, else asked for. Fails if they are not there.
-debian_packages = { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
-  && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); } \
-  || { echo "torch_ext: this needs $(1) (names of Debian's packages)" >&2; false; }
-
-# The torch of an environment that has one stays: what is missing is added to it.
-INSTALLED_TORCH := $(PY) -c 'import importlib.metadata as m; print(m.version("torch").partition("+")[0])' 2>/dev/null
-
-environment: $(VENV)/.ready
-
-$(VENV)/.ready: tests/requirements.txt
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	{ $(PY) -c "import torch, pybind11, setuptools, pytest, numpy, expecttest, hypothesis, onnxscript, matplotlib, xdist" && command -v cmake ninja; } >/dev/null 2>&1 \
-	  || $(PY) -m pip install torch==$$($(INSTALLED_TORCH) || echo $(TORCH_VERSION)) -r tests/requirements.txt
-	touch $@
-
-$(VENV)/.bench-ready: benchmarks/requirements.txt $(VENV)/.ready
-	$(PY) -c "import rich, matplotlib" || $(PY) -m pip install -r benchmarks/requirements.txt
-	touch $@
-
-$(VENV)/.bench-models-ready: benchmarks/models-requirements.txt $(VENV)/.ready
-	$(PY) -m pip install -r benchmarks/models-requirements.txt \
-	  "torch==$$($(INSTALLED_TORCH))"
-	$(PY) -m pip install --no-deps facenet-pytorch==2.6.0
-	touch $@
-
-$(VENV)/.docs-ready: docs/requirements.txt $(VENV)/.ready
-	$(PY) -c "import sphinx, furo, myst_parser, sphinx_copybutton" 2>/dev/null \
-	  || $(PY) -m pip install -r docs/requirements.txt "torch==$$($(INSTALLED_TORCH))"
-	touch $@
-
-# facenet-pytorch pins old versions of what we have newer, hence last and alone.
-$(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
-	$(PY) -c "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ('facenet_pytorch', 'sklearn', 'skimage', 'matplotlib', 'rich'))))" || { \
-	  $(PY) -m pip install -r examples/python/requirements.txt \
-	    "torch==$$($(INSTALLED_TORCH))" \
-	  && $(PY) -m pip install --no-deps facenet-pytorch==2.6.0; }
-	touch $@
-
-# A C++20 compiler and GoogleTest. Both may be elsewhere: CMake looks for them.
-system:
-	@{ command -v c++ && test -e /usr/include/gtest/gtest.h; } >/dev/null || $(call debian_packages,g++ libgtest-dev) || true
-
-CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
-
 format: environment
 	$(VENV)/bin/clang-format -i $(CPP_FILES)
 	$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
-check-format: environment
-	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
-	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
-
-check-types: environment
-	$(VENV)/bin/mypy torch_ext
-
-clean:
-	rm -rf build dist torch_ext/lib torch_ext/include torch_ext/_build.json torch_ext/_C*.so
-
-include tests/static.mk
-include tests/sanitizers.mk
-include tests/full.mk
+include build_tools/targets.mk

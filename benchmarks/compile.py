@@ -8,16 +8,16 @@ compared; figures are medians of rounds, ratios are stock's time by theirs (abov
 
 import argparse
 import copy
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import records
 import torch
+from interleaving import Timing, interleaved
 from models import announced, build, inference, machine, mtcnn, training_step
 from networks import spread_slopes
-from timing import Timing, interleaved
 from torch import Tensor, nn
 from torch._inductor.compile_fx import compile_fx
 
@@ -203,7 +203,7 @@ def main() -> None:
             "rows": [asdict(row) | {"ratios": row.ratios} for row in rows],
             "skipped": skipped,
         }
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        records.write(record, arguments.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from cases import CORE_CASES, Case, _rows, _shape
+from layer_cases import CORE_CASES, Case, _rows, _shape
 from torch import Tensor
 
 CUDA_CASES = Path(__file__).with_name("cuda_cases.txt")

@@ -1,6 +1,6 @@
 """Times PReLU on a GPU, layer by layer: torch_ext, stock eager, torch.compile, and plain copies.
 
-A stage of `make gpu` (tests/gpu/stages.py), which judges and prints what is told here; or by itself:
+A stage of `make gpu` (tests/gpu/session.py), which keeps and judges the rows; or by itself:
 `python benchmarks/cuda_prelu.py --set=targets`. Contenders take turns in one process, and results
 are compared with stock's before anything is timed. A copy moves the same bytes as what it is
 compared with: two tensors forward, three backward.
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's chatter; read when torch loads
 
@@ -25,7 +26,6 @@ from torch import Tensor
 
 import torch_ext
 
-EVENTS = "TORCH_EXT_GPU_EVENTS"  # the file in which `make gpu` reads rows (tests/gpu/events.py)
 TENSORS_AT_ONCE = 14  # of full size that a case may hold: inputs, results in graphs, copies
 CALL_BYTES = 4 << 20  # up to here the cost of a call itself is told
 LARGE_BYTES = 64 << 20  # first in the compile set, as its time may not suffice for all
@@ -120,23 +120,16 @@ def _figures(timing: Timing) -> dict:
     return {key: value for key, value in asdict(timing).items() if value}
 
 
-def tell(**event: object) -> None:
-    if file := os.environ.get(EVENTS):
-        with open(file, "a") as stream:
-            stream.write(json.dumps(event) + "\n")
-
-
-def leave_out(case: CudaCase, reason: str) -> None:
-    print(f"{case.title}: {reason}")
-    tell(kind="outcome", test=case.title, result="skipped", reason=reason)
-
-
 def brief(figures: dict) -> str:
+    """Microseconds, useful TB/s, and how many times as fast as each rival."""
     parts = []
-    for what in ("forward", "backward", "step", "compiled_step"):
-        for who, seconds in figures.get(what, {}).get("cold", {}).items():
-            parts.append(f"{what} {who} {seconds * 1e6:.1f}")
-    return " ".join(parts) + " us"
+    for what, tensors in (("forward", 2), ("backward", 3), ("step", 5), ("compiled_step", 5)):
+        times = figures.get(what, {}).get("cold", {})
+        if ours := times.get("ours"):
+            rate = tensors * figures["bytes"] / ours / 1e12
+            rivals = (f"{n} x {t / ours:.2f}" for n, t in times.items() if n != "ours")
+            parts.append(f"{what} {ours * 1e6:.1f} us, {rate:.2f} TB/s, {', '.join(rivals)}")
+    return "; ".join(parts)
 
 
 def chosen_cases(options: argparse.Namespace) -> list[CudaCase]:
@@ -169,6 +162,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose title has TEXT")
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds (default: 15)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearsal")
+    parser.add_argument("--rows", type=Path, help="a file to add each row to, a line a row")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no case after so many")
     return parser.parse_args()
 
@@ -183,10 +177,10 @@ def main() -> int:
     started = time.perf_counter()
     for case in chosen_cases(options):
         if time.perf_counter() - started > options.seconds:
-            leave_out(case, "no time was left for this case")
+            print(f"{case.title}: left out, no time was left for it")
             continue
         if not fits(case, options.device):
-            leave_out(case, "does not fit into the GPU's memory")
+            print(f"{case.title}: left out, it does not fit into the GPU's memory")
             continue
         began = time.perf_counter()
         try:
@@ -197,7 +191,9 @@ def main() -> int:
             continue
         finally:
             clock.release()
-        tell(kind="row", title=case.title, figures=figures)
+        if options.rows:
+            with options.rows.open("a") as file:  # at once: a run that is stopped loses nothing
+                print(json.dumps([case.title, figures]), file=file)
         print(f"{case.title}: {brief(figures)} ({time.perf_counter() - began:.1f} s)", flush=True)
     return 1 if failed else 0
 

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import records
+
 LIMIT = 0.1  # seconds that it may add
 
 # Prints a line of JSON. Nothing else may be imported before the clock runs.
@@ -176,7 +178,7 @@ def main() -> None:
     print(table(measured))
     if arguments.json:
         record = {**asdict(measured), "difference": measured.difference, "load_before": load}
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        records.write(record, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Figures are medians of rounds.
 import argparse
 import copy
 import importlib.metadata
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +16,10 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import records
 import torch
+from interleaving import Timing, interleaved
 from networks import FSRCNN, IResNet, MobileFaceNet, slopes, spread_slopes
-from timing import Timing, interleaved
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -336,7 +336,7 @@ def main() -> None:
         print(skipped_notes(skipped))
     if arguments.json:
         record = {"machine": here, "rows": [asdict(row) for row in rows], "skipped": skipped}
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        records.write(record, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ are medians of rounds, as multiples of the step without a monitor.
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import records
 import torch
-from timing import Run, Timing, interleaved
+from interleaving import Run, Timing, interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,7 +107,7 @@ def main() -> int:
             flush=True,
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        records.write({"rows": rows}, arguments.json)
     return 0
 
 

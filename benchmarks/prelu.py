@@ -6,7 +6,6 @@ x). Backward is timed on a retained graph; a step is forward and backward with a
 """
 
 import argparse
-import json
 import os
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,14 +14,15 @@ from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's chatter; read when torch loads
 
+import layer_report
 import memory
-import report
+import records
 import torch
 import torch._functorch.config
-from cases import Case, all_cases, core_cases
+from interleaving import Run, interleaved
+from layer_cases import Case, all_cases, core_cases
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from stock import Prelu, agrees, stock_of
-from timing import Run, interleaved
 from torch import Tensor
 
 import torch_ext
@@ -59,7 +59,7 @@ class Runs:
         return lambda: torch.autograd.grad(prelu(*inputs), inputs, self.grad_output)
 
 
-def measure(case: Case, rounds: int, compiled: bool) -> report.Row:
+def measure(case: Case, rounds: int, compiled: bool) -> layer_report.Row:
     x, weight, grad_output = case.tensors()
     if not agrees(case, x, weight, grad_output):
         raise SystemExit(f"{case.title}: results differ from stock; nothing was timed")
@@ -74,10 +74,10 @@ def measure(case: Case, rounds: int, compiled: bool) -> report.Row:
     backwards.clear()
     steps = {name: runs.step(prelu) for name, prelu in prelus.items()}
     step_times = interleaved(steps, rounds)
-    return report.Row(case, forward_times, backward_times, step_times, backward_memory)
+    return layer_report.Row(case, forward_times, backward_times, step_times, backward_memory)
 
 
-def thread_scaling(cases: list[Case], rounds: int) -> list[report.Scaling]:
+def thread_scaling(cases: list[Case], rounds: int) -> list[layer_report.Scaling]:
     """One thread against all of them, interleaved, where the data stays in cache.
 
     The operators alone: autograd's engine, some 50 us a call, runs on one thread whatever we do.
@@ -98,7 +98,7 @@ def thread_scaling(cases: list[Case], rounds: int) -> list[report.Scaling]:
         ):
             timing = interleaved({"one": run, "all": run}, rounds, prepare=counts)
             ratios[name] = timing.ratio("one", "all")
-        rows.append(report.Scaling(case, **ratios))
+        rows.append(layer_report.Scaling(case, **ratios))
     torch.set_num_threads(threads)
     return rows
 
@@ -146,14 +146,14 @@ def main() -> None:
         resident = [] if options.no_scaling else [c for c in cases if is_cache_resident(c)]
         scaling = thread_scaling(resident, options.rounds)
 
-    machine = report.Machine.here()
-    report.show(machine, rows, scaling)
+    machine = layer_report.Machine.here()
+    layer_report.show(machine, rows, scaling)
     if options.json:
-        record = report.record(machine, rows, scaling)
+        record = layer_report.record(machine, rows, scaling)
         record |= {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        records.write(record, options.json)
     if options.plot:
-        report.plot(machine, rows, options.plot)
+        layer_report.plot(machine, rows, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-# Are the tests any good? And everything in its long form. Included by the Makefile.
-#   make mutants   rules broken one at a time, each to be noticed by a test; MUTANTS="--only bfloat16" for some
+# Are the tests any good? And everything in its long form. Included by build_tools/targets.mk.
+#   make mutants   rules broken one at a time, each to be noticed by a test; MUTANTS="sum layouts" for some
 #   make coverage  lines and branches of C++ (the CUDA kernels by their emulation) and Python, with lower bounds
 #   make repeat    the Python tests REPEATS times
 #   make full      these, the checkers of sanitizers.mk with FULL=1, `pytest -m full`, the CUDA package: hours;
@@ -14,7 +14,7 @@ COVERAGE := $(BUILD)-coverage
 full: environment $(VENV)/.bench-ready
 	$(PY) tests/full.py $(FULL_ARGS)
 
-mutants: system environment $(VENV)/.bench-ready
+mutants: system environment
 	$(PY) tests/faults/mutate.py $(MUTANTS)
 
 # By clang, which counts branches of the source (GCC: of the machine code, exceptions among them) and instances of a
@@ -26,7 +26,7 @@ coverage: system environment static-tools
 	$(PY) -c "import pytest_cov" 2>/dev/null || $(PY) -m pip install pytest-cov==7.1.0
 	$(call configure,$(COVERAGE),,$(WITH_PACKAGE) \
 	  -DCMAKE_CXX_FLAGS="-fprofile-instr-generate -fcoverage-mapping -fprofile-update=atomic")
-	cmake --build $(COVERAGE)
+	cmake --build $(COVERAGE) --target all tests/cpp/all
 	rm -rf $(COVERAGE)/profiles
 	$(call package,$(COVERAGE))
 	ctest --test-dir $(COVERAGE) --output-on-failure --no-tests=error -j2
@@ -42,7 +42,7 @@ NOT_THE_SHIPPED_LIBRARY := $(addprefix tests/test_,native_library.py machine_cod
 
 # By ccache: what the tests compile is the same every time.
 WITH_CCACHE := PATH=/usr/lib/ccache:"$$PATH" CCACHE_DIR=$(abspath $(BUILD))-ccache
-repeat: build
+repeat: build-tests
 	@command -v ccache >/dev/null || $(call debian_packages,ccache)
 	@mkdir -p $(BUILD)-repeat; passed=0; for i in $$(seq $(REPEATS)); do \
 	  $(WITH_CCACHE) $(PYTEST) > $(BUILD)-repeat/$$i.log 2>&1 && passed=$$((passed + 1)); \

@@ -1,4 +1,4 @@
-# Checkers that watch the programs run. Each has first to find a fault that is planted for it. Included by the Makefile.
+# Checkers that watch the programs run. Each has first to find a fault that is planted for it. Included by build_tools/targets.mk.
 #   make asan      address and undefined-behaviour sanitizers: kernels in C++, operators from Python
 #   make tsan      thread sanitizer: threads on the operators, tasks of one call at once
 #   make leaks     leak sanitizer; growth of memory over calls from Python
@@ -15,7 +15,7 @@ MUST_FAIL := tests/canaries/must_fail.sh
 ASAN_PYTEST := $(addprefix tests/test_,contract.py errors.py battery_autograd.py battery_layouts.py)
 # Of all tests, those are left out that look at the library as it is shipped, that run compilers (which do not bear
 # the preloaded sanitizer), and that count or protect memory, which the sanitizer keeps for itself.
-NOT_UNDER_ASAN := $(addprefix tests/test_,native_library.py cuda_machine_code.py planted_faults.py gpu_sanitizers.py \
+NOT_UNDER_ASAN := $(addprefix tests/test_,native_library.py cuda_machine_code.py planted_faults.py cuda_sanitizers.py \
   memory_growth.py guard_pages.py)
 NOT_UNDER_ASAN_EITHER := $(addprefix --deselect=tests/test_faults.py::,test_any_allocation_may_fail \
   test_a_process_without_memory_goes_on_when_there_is_some_and_loses_none)
@@ -50,7 +50,7 @@ asan-build asan leaks fuzz: export ASAN_SYMBOLIZER_PATH := /usr/bin/llvm-symboli
 
 asan-build: system environment static-tools
 	$(call configure,$(ASAN),address$(,)undefined$(,)fuzzer-no-link,$(WITH_PACKAGE) -DTORCH_EXT_WERROR=ON -DTORCH_EXT_FUZZ=ON)
-	cmake --build $(ASAN) --target torch_ext_C canary $(if $(FULL),all,cpu_engine_test)
+	cmake --build $(ASAN) --target torch_ext_C canary $(if $(FULL),all tests/cpp/all,cpu_engine_test)
 	$(MUST_FAIL) "AddressSanitizer: heap-buffer-overflow" $(ASAN)/tests/cpp/canary read-past-the-end
 	$(MUST_FAIL) "signed integer overflow" $(ASAN)/tests/cpp/canary overflow
 
@@ -89,7 +89,7 @@ leaks: asan-build
 	$(if $(FULL),$(MAKE) pytest PYTEST_ARGS=tests/test_memory_growth.py)
 
 MEMCHECK := valgrind --quiet --error-exitcode=9 --suppressions=tests/valgrind_suppressions.txt
-valgrind: build
+valgrind: build-tests
 	@command -v valgrind >/dev/null || $(call debian_packages,valgrind libc6-dbg)
 	@mkdir -p $(BUILD)-valgrind && printf '#include <cstdlib>\nint main() { return *(volatile int*)std::malloc(4) == 42; }' \
 	  | c++ -x c++ -o $(BUILD)-valgrind/planted -

@@ -1,4 +1,4 @@
-# Static checks: what can be said about the sources without running them. Included by the Makefile.
+# Static checks: what can be said about the sources without running them. Included by build_tools/targets.mk.
 #   make check-static   everything below
 #   make check-cuda     a second CUDA front end: warns of what nvcc accepts (int n = int64_t, for one)
 #   make check-tidy     clang-tidy on csrc/, as .clang-tidy says, with all warnings of the build, as errors

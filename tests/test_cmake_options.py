@@ -1,7 +1,7 @@
 """What plain CMake is told, and what it finds: options, torch, nvcc. Everything is configured, nothing built.
 
-For a PyTorch that is nothing but the files which the build looks at. tests/test_build.py and
-tests/test_packaging_*.py have what setup.py does with its environment.
+For a PyTorch that is nothing but the files which the build looks at. tests/test_packaging_*.py have what setup.py does
+with its environment.
 """
 
 import json
@@ -190,7 +190,7 @@ def test_a_folder_that_is_no_torch_is_named(project, tmp_path, found):
     )
 
 
-@pytest.mark.parametrize("prefix", [".", "share/cmake", "share/cmake/Torch"])
+@pytest.mark.parametrize("prefix", [".", "share/cmake"])
 @pytest.mark.parametrize("how", ["variable", "environment"])
 def test_torch_is_found_by_its_folder_and_by_its_own_cmake_prefix(project, torch, prefix, how):
     """torch.utils.cmake_prefix_path is <site-packages>/torch/share/cmake."""
@@ -205,7 +205,7 @@ def test_torch_is_found_by_its_folder_and_by_its_own_cmake_prefix(project, torch
 # ---- Whether CUDA kernels are built ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["ON", "on", "1", "TRUE", "Yes"])
+@pytest.mark.parametrize("value", ["ON", "yes"])
 def test_cuda_can_be_demanded_in_cmakes_words(cuda, value):
     assert cuda.of(f"-DTORCH_EXT_CUDA={value}").startswith("ON ")
     assert "CUDA kernels were asked for, but nvcc was not found" in cuda.refused(
@@ -213,19 +213,18 @@ def test_cuda_can_be_demanded_in_cmakes_words(cuda, value):
     )
 
 
-@pytest.mark.parametrize("value", ["OFF", "off", "0", "FALSE", "No"])
+@pytest.mark.parametrize("value", ["OFF", "0"])
 def test_cuda_can_be_switched_off_in_cmakes_words(cuda, value):
     assert cuda.of(f"-DTORCH_EXT_CUDA={value}") == "OFF (switched off)"
 
 
-@pytest.mark.parametrize("value", ["AUTO", "auto"])
-def test_cuda_is_built_where_it_can_be(cuda, value):
-    assert cuda.of(f"-DTORCH_EXT_CUDA={value}").startswith("ON ")
-    reason = cuda.of(f"-DTORCH_EXT_CUDA={value}", "-UCMAKE_CUDA_COMPILER", CUDACXX="no_nvcc")
+def test_cuda_is_built_where_it_can_be(cuda):
+    assert cuda.of("-DTORCH_EXT_CUDA=AUTO").startswith("ON ")
+    reason = cuda.of("-DTORCH_EXT_CUDA=AUTO", "-UCMAKE_CUDA_COMPILER", CUDACXX="no_nvcc")
     assert reason.startswith("OFF (nvcc was not found")
 
 
-@pytest.mark.parametrize("value", ["", "13", "ONN", "CPU"])
+@pytest.mark.parametrize("value", ["", "CPU"])
 def test_another_word_about_cuda_is_refused(cuda, value):
     assert f"torch_ext: TORCH_EXT_CUDA is '{value}'; expected ON, OFF or AUTO." in cuda.refused(
         f"-DTORCH_EXT_CUDA={value}"
@@ -259,29 +258,31 @@ def test_an_unpacked_libtorch_does_not_say_which_cuda_it_is_for(cuda, torch):
 
 # ---- For which GPUs ----------------------------------------------------------------------------
 
-DEFAULT_LIST = "8.0;8.6;9.0;10.0;12.0+PTX"
-LISTS = {
-    "9.0": "9.0",
-    "8.0;9.0+PTX": "8.0;9.0+PTX",
-    "8.0 9.0+PTX": "8.0;9.0+PTX",
-    "8.0 9.0 ": "8.0;9.0",
-    " 8.0  9.0": "8.0;9.0",
-    "9.0;": "9.0",
-    ";8.0; 9.0": "8.0;9.0",
-    " ": DEFAULT_LIST,
-    "": DEFAULT_LIST,
-}
+ALL = "8.0;8.6;9.0;10.0;12.0+PTX"
+LISTS = {"9.0": "9.0", "8.0 9.0+PTX ": "8.0;9.0+PTX", ";8.0; 9.0": "8.0;9.0", " ": ALL, "": ALL}
 
 
 @pytest.mark.parametrize("given", LISTS)
 def test_gpus_are_named_as_in_pytorchs_builds(cuda, given):
     assert cuda.of(TORCH_CUDA_ARCH_LIST=given) == f"ON {LISTS[given]} ()"
-    assert cuda.of(f"-DTORCH_CUDA_ARCH_LIST={given}") == f"ON {LISTS[given]} ()"
+    option = f"-DTORCH_CUDA_ARCH_LIST={given}"
+    expected = LISTS[given] if given.strip() else "7.5"
+    assert cuda.of(option, TORCH_CUDA_ARCH_LIST="7.5") == f"ON {expected} ()"
 
 
-def test_the_variable_comes_before_the_environment(cuda):
-    assert cuda.of("-DTORCH_CUDA_ARCH_LIST=9.0", TORCH_CUDA_ARCH_LIST="8.0") == "ON 9.0 ()"
-    assert cuda.of("-DTORCH_CUDA_ARCH_LIST=", TORCH_CUDA_ARCH_LIST="8.0") == "ON 8.0 ()"
+def test_a_build_in_place_is_for_the_gpus_of_the_machine_or_for_one(cuda, tmp_path):
+    """A list that is given wins there, too."""
+    program = tmp_path / "nvidia-smi"
+    path = {"PATH": f"{tmp_path}:{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
+
+    def found(said, *options):
+        program.write_text(f"#!/bin/sh\n{said}\n")
+        program.chmod(0o755)
+        return cuda.of("-DTORCH_EXT_IN_PLACE=ON", *options, **path)
+
+    assert found("echo 8.6; echo 10.3; echo 8.6") == "ON 8.6;10.3 ()"
+    assert found("echo No devices were found; exit 6") == "ON 9.0+PTX ()"
+    assert found("echo 8.6", "-DTORCH_CUDA_ARCH_LIST=8.0") == "ON 8.0 ()"
 
 
 def test_what_is_no_gpu_is_named(cuda):
@@ -294,7 +295,7 @@ def test_what_is_no_gpu_is_named(cuda):
 # ---- Folders -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("character", "',$`")
+@pytest.mark.parametrize("character", "'$")
 def test_a_folder_that_nvcc_cannot_name_is_refused(torch, tmp_path, character):
     folder = project_in(tmp_path / f"torch_ext{character}s")
     options = ["-S", folder, "-B", tmp_path / "build", f"-DTORCH_EXT_TORCH_ROOT={torch.root}"]

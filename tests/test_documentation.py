@@ -19,14 +19,15 @@ import torch
 import torch._inductor.config
 from documentation import (
     REPOSITORY,
-    all_blocks,
     blocks,
     commands,
     is_text_of,
+    page_name,
     pages,
     run_python,
 )
 from documentation_errors import NAMES
+from sybil.example import SybilFailure
 from torch import nn
 
 import torch_ext
@@ -36,10 +37,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-CPP_GUIDE = REPOSITORY / "docs" / "guide" / "cpp.md"
-VARIABLES = REPOSITORY / "docs" / "reference" / "environment-variables.md"
-NOT_RUN = 0  # blocks with a reason why nothing runs them
-
 # Only how fast the C++ compiler is done, not what it makes.
 QUICK = {
     "aot_inductor.precompile_headers": False,
@@ -47,33 +44,26 @@ QUICK = {
 }
 
 
-def of_language(*languages):
-    return [
-        block for block in all_blocks() if block.language in languages and block.mark != "not run"
-    ]
+BLOCKS = [(page, block) for page in pages() for block in blocks(page)]
 
 
-def pages_with(language):
-    return list(dict.fromkeys(block.page for block in of_language(language)))
+def language(block):
+    return block.region.lexemes["language"]
 
 
-def page_name(page):
-    return str(page.relative_to(REPOSITORY))
+def of_language(name):
+    """A parameter for each block: its page and the block."""
+    found = [(page, block) for page, block in BLOCKS if language(block) == name]
+    return [pytest.param(*pair, id=f"{page_name(pair[0])}:{pair[1].line}") for pair in found]
 
 
 def test_every_block_is_of_a_kind_that_is_checked():
+    kinds = {language(block) for _, block in BLOCKS if not language(block).startswith("{")}
+    assert kinds == {*("python", "sh", "cpp", "cmake", "text"), ""}  # the last are drawings
     unmarked = [
-        str(block)
-        for block in all_blocks()
-        if block.language == "text" and not block.mark or block.mark == "error" and not block.detail
+        page for page, b in BLOCKS if language(b) == "text" and not b.region.lexemes["mark"]
     ]
     assert unmarked == []
-    assert {block.language for block in all_blocks() if not block.language.startswith("{")} == {
-        *("python", "sh", "cpp", "cmake", "text"),
-        "",  # drawings
-    }
-    not_run = [block for block in all_blocks() if block.mark == "not run"]
-    assert len(not_run) == NOT_RUN and all(block.detail for block in not_run)
 
 
 # ---- Python ------------------------------------------------------------------------------------
@@ -95,15 +85,34 @@ def slow(page):
     return pytest.mark.full if "examples" in page.parts[-3:] else ()
 
 
-PROGRAM_PAGES = [pytest.param(page, marks=slow(page)) for page in pages_with("python")]
+PROGRAM_PAGES = [
+    pytest.param(page, marks=slow(page), id=page_name(page))
+    for page in dict.fromkeys(page for page, block in BLOCKS if language(block) == "python")
+]
 
 
-@pytest.mark.parametrize("page", PROGRAM_PAGES, ids=page_name)
+@pytest.mark.parametrize("page", PROGRAM_PAGES)
 def test_a_page_is_a_program_that_prints_what_it_says(page, as_it_was):
     if "onnx" in page.read_text(encoding="utf-8"):
         pytest.importorskip("onnxscript")
-    for printed, block in run_python(page):
-        assert printed and is_text_of(block, printed), f"{block} is not what is printed:\n{printed}"
+    run_python(page)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```python\n1 / 0\n```\n", "division by zero"),
+        ("```python\nprint(2)\n```\n<!-- prints -->\n```text\n3\n```\n", "not what is printed:\n2"),
+        ("```python\nx = 1\n```\n<!-- prints -->\n```text\n…\n```\n", "not what is printed"),
+    ],
+)
+def test_a_broken_block_fails_where_it_stands(text, said, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Words\n\n```python\nvalue = 1\n```\n\n" + text)
+    with pytest.raises((SybilFailure, ZeroDivisionError), match=said) as failure:
+        run_python(page)
+    lines = {entry.lineno for entry in failure.traceback if str(entry.path) == str(page)}
+    assert lines == {7} or "line 11" in str(failure.value)
 
 
 class SomeWant(doctest.OutputChecker):
@@ -130,18 +139,17 @@ def test_the_examples_of_the_docstrings_print_what_they_say(as_it_was):
 # ---- Errors ------------------------------------------------------------------------------------
 
 
-def error_blocks():
-    return [block for block in all_blocks() if block.mark == "error"]
+ERRORS = {b.region.lexemes["detail"]: b for _, b in BLOCKS if b.region.lexemes["mark"] == "error"}
 
 
-@pytest.mark.parametrize("block", error_blocks(), ids=lambda block: block.detail)
-def test_an_error_has_the_text_that_troubleshooting_shows(block, tmp_path, as_it_was):
-    actual = NAMES[block.detail](tmp_path)
-    assert is_text_of(block, actual), actual
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_has_the_text_that_troubleshooting_shows(name, tmp_path, as_it_was):
+    actual = NAMES[name](tmp_path)
+    assert is_text_of(ERRORS[name].parsed, actual), actual
 
 
-def test_troubleshooting_shows_every_error_once():
-    assert sorted(block.detail for block in error_blocks()) == sorted(NAMES)
+def test_troubleshooting_shows_every_error():
+    assert sorted(ERRORS) == sorted(NAMES)
 
 
 # ---- C++ ---------------------------------------------------------------------------------------
@@ -165,10 +173,10 @@ def run(*command, **options):
 
 
 def build(program, folder):
-    """With the CMakeLists.txt of the guide."""
-    [project] = [block for block in blocks(CPP_GUIDE) if block.language == "cmake"]
-    (folder / "CMakeLists.txt").write_text(project.text)
-    (folder / "main.cpp").write_text(program.text)
+    """With the one CMakeLists.txt that the pages show."""
+    [project] = [block for _, block in BLOCKS if language(block) == "cmake"]
+    (folder / "CMakeLists.txt").write_text(project.parsed)
+    (folder / "main.cpp").write_text(program)
     environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
     prefix = f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}"
     cmake = tool("cmake")
@@ -177,7 +185,7 @@ def build(program, folder):
     return folder / "build" / "app"
 
 
-PROGRAMS = of_language("cpp")
+PROGRAMS = {f"{page_name(p)}:{b.line}": b.parsed for p, b in BLOCKS if language(b) == "cpp"}
 
 
 @pytest.fixture(scope="module")
@@ -185,16 +193,13 @@ def programs(tmp_path_factory):
     """All of them, side by side: each takes half a minute."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         folders = [tmp_path_factory.mktemp("program") for _ in PROGRAMS]
-        return dict(zip(PROGRAMS, pool.map(build, PROGRAMS, folders), strict=True))
+        built = pool.map(build, PROGRAMS.values(), folders)
+        return dict(zip(PROGRAMS, built, strict=True))
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=str)
-def test_a_cpp_program_builds_with_the_guides_cmake_and_runs(program, programs):
-    run(programs[program])
-
-
-def test_there_is_one_cmake_block():
-    assert [block.page for block in of_language("cmake")] == [CPP_GUIDE]
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_cpp_program_builds_with_the_cmake_that_is_shown_and_runs(name, programs):
+    run(programs[name])
 
 
 # ---- The shell ---------------------------------------------------------------------------------
@@ -210,19 +215,24 @@ def split_commands(line):
             yield words
 
 
-SHELL = [
-    (block, words)
-    for block in of_language("sh")
-    for c in commands(block)
-    for words in split_commands(c)
-]
+@pytest.mark.parametrize("page, block", of_language("sh"))
+def test_commands_exist(page, block):
+    """Targets, files, modules and options are there; what takes minutes is not run for it."""
+    for command in commands(block.parsed):
+        for words in split_commands(command):
+            check_command(page, words)
 
 
 @pytest.mark.parametrize(
-    "block, words", SHELL, ids=[f"{block}:{' '.join(words)[:40]}" for block, words in SHELL]
+    "command",
+    ["make no-such-target", "pip install --no-such-option .", "python no_such.py", "no-such"],
 )
-def test_a_command_exists(block, words):
-    """Targets, files, modules and options are there; what takes minutes is not run for it."""
+def test_a_command_that_does_not_exist_fails(command):
+    with pytest.raises(AssertionError):
+        check_command(REPOSITORY / "README.md", shlex.split(command))
+
+
+def check_command(page, words):
     program, *arguments = words
     if program == "make":
         variables = [f"VENV={sys.prefix}", "FORCE_CPU=1"]
@@ -244,7 +254,7 @@ def test_a_command_exists(block, words):
             source = arguments[arguments.index("-S") + 1]
             assert source == "." or (REPOSITORY / source / "CMakeLists.txt").is_file()
     elif program.startswith("build/"):
-        assert "cmake --build" in block.page.read_text(encoding="utf-8")
+        assert "cmake --build" in page.read_text(encoding="utf-8")
     elif program == "ctest":
         assert "--test-dir" in arguments
     else:
@@ -264,7 +274,8 @@ def test_the_environment_variables_are_those_that_the_sources_read():
     paths = ["setup.py", "csrc/ops/knobs.cpp", "torch_ext/inductor.py", "build_tools/find_torch.py"]
     text = "".join((REPOSITORY / path).read_text(encoding="utf-8") for path in paths)
     read = {name for names in READS_VARIABLE.findall(text) for name in names if name} - {"PATH"}
-    section = VARIABLES.read_text(encoding="utf-8")
+    texts = [page.read_text(encoding="utf-8") for page in pages()]
+    [section] = [t.split("<!-- variables: ")[1] for t in texts if "<!-- variables: begin" in t]
     documented = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", section))
     assert len(read) >= 8 and read - documented == set()
     assert {name for name in documented if name.startswith("TORCH_EXT_")} <= read

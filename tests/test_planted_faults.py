@@ -1,4 +1,8 @@
-"""Faults planted in the CUDA kernels' source are found on the CPU: by sanitizers, tests, compiler."""
+"""Faults planted in the CUDA kernels' source are found on the CPU: by sanitizers, tests, compiler.
+
+And the mutants of `make mutants` are looked at: whether each can be planted. (Whether a test notices it takes a
+build each, hence that target.)
+"""
 
 import concurrent.futures
 import os
@@ -10,9 +14,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "faults"))
 import plant
-from table import CHECKS, FAULTS, Check, Fault
+from cuda_faults import CHECKS, FAULTS, Check, Fault
+from mutants import MUTANTS
 
-pytestmark = pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     not Path("/usr/include/gtest/gtest.h").exists() or shutil.which("c++") is None,
     reason="needs a C++ compiler and GoogleTest (Debian: g++ libgtest-dev)",
 )
@@ -31,53 +36,43 @@ def said(tmp_path_factory):
         }
 
 
+@needs_compiler
 @pytest.mark.parametrize("check", CHECKS)
 def test_each_check_passes_without_a_fault(check, said):
     assert said[check].result() is None
 
 
+@needs_compiler
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_each_fault_is_found(fault, said):
     assert plant.problem_of(fault, said[fault.name].result()) is None
 
 
-# ---- The runner itself -------------------------------------------------------------------------
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
+def test_a_mutants_text_is_in_its_file_once_and_its_tests_exist(mutant):
+    assert plant.replaced(plant.ROOT / mutant.file, mutant.old, mutant.new)
+    suffix, folder = ("", "") if mutant.tests.endswith(".py") else (".cpp", "cpp")
+    for name in mutant.tests.split():
+        assert (plant.ROOT / "tests" / folder / f"{name}{suffix}").is_file(), name
 
-GREP = Check(("src",), ("! grep -rn PLANTED src",))
 
-
-@pytest.fixture
-def planted(tmp_path, monkeypatch):
-    """What GREP says of a small source in which `old` has become PLANTED."""
+def test_what_is_not_planted_or_not_found_or_found_for_another_reason_counts_as_a_problem(
+    tmp_path, monkeypatch
+):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "source.txt").write_text("one two two\n")
     monkeypatch.setattr(plant, "ROOT", tmp_path)
 
-    def run(old, finding="PLANTED"):
+    def problem(old, finding="PLANTED", command="! grep -rn PLANTED src"):
         fault = Fault("a word", "", "src/source.txt", old, "PLANTED", finding)
-        copy = tmp_path / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        return plant.problem_of(fault, plant.run(GREP, copy, fault))
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        said = plant.run(Check(("src",), (command,)), tmp_path / "copy", fault)
+        return plant.problem_of(fault, said)
 
-    return run
-
-
-def test_a_fault_is_planted_in_a_copy_and_found(planted, tmp_path):
-    assert planted("one") is None
-    assert (tmp_path / "copy" / "src" / "source.txt").read_text() == "PLANTED two two\n"
+    assert problem("one") is None
     assert (tmp_path / "src" / "source.txt").read_text() == "one two two\n"
-
-
-def test_a_fault_whose_text_is_missing_or_ambiguous_is_an_error(planted):
-    for text in ("three", "two"):
+    assert "but not with" in problem("one", finding="data race")
+    assert "nothing found it" in problem("one", command="true")
+    for missing_or_twice in ("three", "two"):
         with pytest.raises(plant.NotPlanted):
-            planted(text)
-
-
-def test_a_failure_for_another_reason_does_not_count(planted):
-    assert "but not with" in planted("one", finding="data race")
-
-
-def test_a_check_that_passes_has_not_found_the_fault(planted, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "GREP", Check(("src",), ("true",)))
-    assert "nothing found it" in planted("one")
+            problem(missing_or_twice)

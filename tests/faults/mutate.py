@@ -1,14 +1,15 @@
 """The tests, tested: plants the mutants of mutants.py, and says what killed each.
 
-    make mutants                        all of them; a table of what killed each
-    make mutants MUTANTS="--only tail"  those whose rule or file has it (a regular expression)
+    make mutants                     all of them; a table of what killed each
+    make mutants MUTANTS="tail sum"  those whose rule, file or tests fit one of these regular expressions
 
-A mutant is planted in a copy of the sources, which is rebuilt where it has to be, and its tests run
-until the first one fails. One that nothing kills is an error, and so is one whose text is no longer
-there. The faults of table.py, in the CUDA kernels, are looked for as `make test` does it.
+A mutant is planted in a copy of the sources, which is rebuilt where it has to be, and its tests run until the
+first one fails. One that nothing kills is an error. The copy and its build stay in build/mutants for the next
+call. The faults of cuda_faults.py are looked for as `make test` does it.
 """
 
 import argparse
+import filecmp
 import os
 import re
 import shutil
@@ -19,36 +20,50 @@ import time
 from pathlib import Path
 
 import plant
+import pybind11
+import torch
+from cuda_faults import CHECKS, FAULTS, Fault
 from mutants import MUTANTS, Mutant
-from plant import ROOT, replace
-from rich.progress import track
-from table import CHECKS, FAULTS, Fault
+from plant import ROOT
 
 COPY = ROOT / "build" / "mutants"
+NATIVE = COPY / "native"
 
 
 class Tree:
-    """A built copy of the sources, in which mutants are planted one after the other."""
+    """A copy of the sources and its build, in which mutants are planted one after the other."""
 
     def __init__(self) -> None:
-        files = subprocess.check_output(
-            ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT
-        ).split(b"\0")
         self.root = COPY / "tree"
-        shutil.rmtree(self.root, ignore_errors=True)
-        for name in filter(None, map(os.fsdecode, files)):
-            if (ROOT / name).exists():
-                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.root / name)
+        listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT)
+        names = [name for name in listed.decode().splitlines() if (ROOT / name).is_file()]
+        for name in names:
+            copy = self.root / name
+            # A file that has not changed keeps its date, so that nothing is built anew.
+            if not copy.exists() or not filecmp.cmp(ROOT / name, copy, shallow=False):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, copy)
+        for copy in self.root.glob("tests/**/*.py"):
+            if str(copy.relative_to(self.root)) not in names:
+                copy.unlink()
         self.environment = {
             **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(self.root),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "TORCH_EXT_BUILD_DIR": str(COPY / "native"),
-            "TORCH_EXT_CMAKE_ARGS": "-DTORCH_EXT_TESTS=ON -DTORCH_EXT_SANITIZED_TESTS=OFF",
-            "FORCE_CPU": "1",
+            "TORCH_EXT_BUILD_DIR": str(NATIVE),
             "OMP_WAIT_POLICY": "passive",
         }
+        configured = self.run(
+            *("cmake", "-S", str(self.root), "-B", str(NATIVE), "-G", "Ninja"),
+            *("-DTORCH_EXT_TESTS=ON", "-DTORCH_EXT_SANITIZED_TESTS=OFF", "-DTORCH_EXT_CUDA=OFF"),
+            *("-DTORCH_EXT_PYTHON=ON", "-DTORCH_EXT_IN_PLACE=ON"),
+            f"-DTORCH_EXT_TORCH_ROOT={Path(torch.__file__).parent}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        )
+        if configured.returncode != 0:
+            sys.exit(configured.stdout + configured.stderr)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -62,98 +77,83 @@ class Tree:
         )
 
     def build(self, tests: str) -> str | None:
-        """What the compiler said, if it refused."""
-        configured = (COPY / "native" / "build.ninja").exists()
-        targets = ["torch_ext", "torch_ext_C"] if tests.endswith(".py") else [tests]
-        if configured:
-            built = self.run("cmake", "--build", str(COPY / "native"), "--target", *targets)
-        if not configured or (built.returncode == 0 and tests.endswith(".py")):
-            built = self.run(sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+        """Builds what these tests need; what the compiler said, if it refused."""
+        python = tests.endswith(".py")
+        targets = ["torch_ext", "torch_ext_C"] if python else [tests]
+        built = self.run("cmake", "--build", str(NATIVE), "--target", *targets)
+        if built.returncode == 0 and python:
+            package = str(self.root / "torch_ext")
+            built = self.run("cmake", "--install", str(NATIVE), "--prefix", package)
         return None if built.returncode == 0 else built.stdout + built.stderr
 
     def first_failure(self, tests: str) -> str | None:
         """The first test that fails, or None."""
         if not tests.endswith(".py"):
-            done = self.run(str(COPY / "native" / "tests" / "cpp" / tests), "--gtest_brief=1")
+            done = self.run(str(NATIVE / "tests" / "cpp" / tests), "--gtest_brief=1")
             failed = re.search(r"\[  FAILED  \] ([^\s,]+)", done.stdout)
         else:
             files = [f"tests/{name}" for name in tests.split()]
-            done = self.run(
-                sys.executable, "-m", "pytest", "-x", "--tb=no", "-p", "no:cacheprovider", *files
-            )
-            failed = re.search(
-                r"^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - |$)", done.stdout, re.MULTILINE
-            )
+            options = ("-x", "--tb=no", "-p", "no:cacheprovider")
+            done = self.run(sys.executable, "-m", "pytest", *options, *files)
+            line = r"^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - |$)"
+            failed = re.search(line, done.stdout, re.MULTILINE)
         if done.returncode == 0:
             return None
         return failed[1] if failed else f"{tests}: {(done.stdout + done.stderr)[-300:]}"
 
-
-def killer(tree: Tree, mutant: Mutant) -> str | None:
-    """What notices the mutant: a test, or the compiler; None if nothing does."""
-    path = tree.root / mutant.file
-    text = path.read_text(encoding="utf-8")
-    replace(path, mutant.old, mutant.new)
-    try:
-        native = mutant.file.startswith("csrc") and not mutant.file.endswith(".cu")
-        if native and (said := tree.build(mutant.tests)) is not None:
-            if assertion := re.search(r"error: (static assertion failed.*)", said):
-                return f"the compiler: {assertion[1]}"
-            sys.exit(f"{mutant.rule}: the mutant does not compile\n{said[-2000:]}")
-        return tree.first_failure(mutant.tests)
-    finally:
-        path.write_text(text, encoding="utf-8")
+    def killer(self, mutant: Mutant) -> str | None:
+        """What notices the mutant: a test, or the compiler; None if nothing does."""
+        path = self.root / mutant.file
+        text = path.read_text(encoding="utf-8")
+        plant.replace(path, mutant.old, mutant.new)
+        try:
+            native = mutant.file.startswith("csrc") and "cuda" not in mutant.file
+            if native and (said := self.build(mutant.tests)) is not None:
+                if assertion := re.search(r"error: (static assertion failed.*)", said):
+                    return f"the compiler: {assertion[1]}"
+                sys.exit(f"{mutant.rule}: the mutant does not compile\n{said[-2000:]}")
+            return self.first_failure(mutant.tests)
+        finally:
+            path.write_text(text, encoding="utf-8")
 
 
 def finder(fault: Fault) -> str | None:
-    """The check that finds a fault of table.py, for the right reason."""
+    """The check that finds a fault of cuda_faults.py, for the right reason."""
     with tempfile.TemporaryDirectory() as folder:
         said = plant.run(CHECKS[fault.check], Path(folder), fault)
     return fault.check if plant.problem_of(fault, said) is None else None
 
 
-def title(mutant: Mutant | Fault) -> str:
-    return mutant.rule if isinstance(mutant, Mutant) else mutant.name
-
-
-def table(killed: dict[Mutant | Fault, str | None]) -> str:
-    """One line for each mutant: the rule it breaks, where, and what noticed."""
-    survivors = sum(by is None for by in killed.values())
-    lines = [f"{len(killed)} mutants, {len(killed) - survivors} killed, {survivors} survived", ""]
-    for mutant, by in killed.items():
-        lines.append(f"{title(mutant):54} {mutant.file:36} {by or 'SURVIVED'}")
-    return "\n".join(lines)
-
-
-def fits(pattern: str, mutant: Mutant | Fault) -> bool:
-    return re.search(pattern, f"{title(mutant)} {mutant.file}") is not None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="a regular expression for rule and file")
+    parser.add_argument("only", nargs="*", help="regular expressions for rule, file and tests")
     parser.add_argument("--output", type=Path, help="also write the table there")
     arguments = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if fits(arguments.only, mutant)]
-    faults = [fault for fault in FAULTS if fits(arguments.only, fault)]
+
+    def chosen(mutant: Mutant | Fault) -> bool:
+        words = " ".join(vars(mutant).values())
+        return not arguments.only or any(re.search(one, words) for one in arguments.only)
 
     start = time.monotonic()
     tree = Tree()
-    all_tests = sorted({mutant.tests for mutant in chosen})
-    for tests in track(all_tests, "without a mutant"):
+    mutants = [mutant for mutant in MUTANTS if chosen(mutant)]
+    for tests in sorted({mutant.tests for mutant in mutants}):
         if (said := tree.build(tests) or tree.first_failure(tests)) is not None:
             sys.exit(f"without a mutant, {tests} fails: {said}")
-    killed: dict[Mutant | Fault, str | None] = {}
-    for mutant in track(chosen, "mutants"):
-        killed[mutant] = killer(tree, mutant)
-        print(f"{mutant.rule}: {killed[mutant] or 'SURVIVED'}", flush=True)
-    for fault in track(faults, "faults of the CUDA kernels"):
-        killed[fault] = finder(fault)
-    report = f"{table(killed)}\n\n{(time.monotonic() - start) / 60:.0f} minutes\n"
-    print(report)
+    lines = []
+    for mutant in [*mutants, *filter(chosen, FAULTS)]:
+        native = isinstance(mutant, Mutant)
+        by = tree.killer(mutant) if native else finder(mutant)
+        name = mutant.rule if native else mutant.name
+        lines.append(f"{name:58} {mutant.file:34} {by or 'SURVIVED'}")
+        print(lines[-1], flush=True)
+    survivors = sum(line.endswith("SURVIVED") for line in lines)
+    head = f"{len(lines)} mutants, {len(lines) - survivors} killed, {survivors} survived"
+    report = "\n".join([head, "", *lines, "", f"{(time.monotonic() - start) / 60:.0f} minutes", ""])
+    print(f"\n{head}")
     if arguments.output:
         arguments.output.write_text(report, encoding="utf-8")
-    if None in killed.values():
+    if survivors:
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Plants a fault of table.py in a copy of the sources, and runs the check that has to find it."""
+"""Plants a fault of cuda_faults.py in a copy of the sources, and runs the check that has to find it."""
 
 import os
 import re
@@ -55,9 +55,13 @@ def problem_of(fault, said):
     return None
 
 
-def replace(path, old, new):
-    """Puts `new` in the place of `old`, which has to be there once."""
+def replaced(path, old, new):
+    """The file's text with `new` in the place of `old`, which has to be there once."""
     text = path.read_text(encoding="utf-8")
     if text.count(old) != 1:
         raise NotPlanted(f"{text.count(old)} times in {path}: {old!r}")
-    path.write_text(text.replace(old, new), encoding="utf-8")
+    return text.replace(old, new)
+
+
+def replace(path, old, new):
+    path.write_text(replaced(path, old, new), encoding="utf-8")

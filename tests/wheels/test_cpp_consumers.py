@@ -83,32 +83,11 @@ def test_the_installation_may_be_moved(installed, consumers):
         os.rename(moved, installed.packages)
 
 
-# ---- What it refuses ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def other_torch(tmp_path):
-    include = tmp_path / "torch" / "include"
-    (include / "ATen" / "core").mkdir(parents=True)
-    (include / "ATen" / "core" / "Tensor.h").touch()
-    header = include / "torch" / "csrc" / "api" / "include" / "torch" / "version.h"
-    header.parent.mkdir(parents=True)  # where such an old one has it
-    header.write_text("#define TORCH_VERSION_MAJOR 1\n#define TORCH_VERSION_MINOR 13\n")
-    return tmp_path / "torch"
+# ---- What it refuses (tests/test_cmake_options.py: another torch) --------------------------------
 
 
 def in_one_line(text):
     return " ".join(text.split())
-
-
-def test_another_torch_is_refused(installed, other_torch, tmp_path):
-    error = in_one_line(
-        error_of(
-            *configure(installed, CONSUMER, tmp_path / "b", f"-DTORCH_EXT_TORCH_ROOT={other_torch}")
-        )
-    )
-    assert f"torch_ext was built for torch {TORCH_MINOR}, but found torch 1.13 at" in error
-    assert "reinstall torch_ext for that version" in error
 
 
 def test_a_missing_torch_is_named(installed, tmp_path):

@@ -80,15 +80,6 @@ def test_a_build_without_torch_in_the_environment_asks_for_one(source, tmp_path)
     assert "torch>=2.11,<2.16" in output_of(sys.executable, "-c", program, cwd=source)
 
 
-def test_a_build_without_torch_and_without_isolation_names_it(source, tmp_path):
-    program = (
-        "import sys, runpy; sys.modules['torch'] = None; sys.argv = ['setup.py', 'build_ext'];"
-        "runpy.run_path('setup.py', run_name='__main__')"
-    )
-    message = error_of(sys.executable, "-c", program, cwd=source).strip().splitlines()[-1]
-    assert "building needs the PyTorch it is meant for" in message
-
-
 @pytest.mark.parametrize("variable", ["CMAKE_ARGS", "TORCH_EXT_CMAKE_ARGS"])
 def test_options_for_cmake_reach_it(source, tmp_path, variable):
     """An option that CMake refuses shows that it was seen."""

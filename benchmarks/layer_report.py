@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from cases import Case
+from interleaving import Timing
+from layer_cases import Case
 from memory import Memory
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from timing import Timing
 
 import torch_ext
 
