@@ -13,9 +13,8 @@ from torch_ext._modules import REFUSED, check_filter_fn, check_model
 from torch_ext._norm_calls import KINDS, arguments, is_plain_eager, is_undisturbed, takes_slope
 from torch_ext._norm_twins import NORMS, known_norm, norm_obstacle, norm_twin, stands_for_a_norm
 from torch_ext._relu_uses import ExampleInputs, run_once
-from torch_ext._twins import BEHIND_NORM, fused_class, is_fused, original_class
+from torch_ext._twins import BEHIND_NORM, ORIGINAL, fused_class, is_fused, original_class
 from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
-from torch_ext.prelu import PReLU
 from torch_ext.replace import changeable_modules, prelu_obstacle
 from torch_ext.swap_report import SwapReport
 
@@ -68,7 +67,7 @@ def norm_prelu(norm: nn.Module, prelu: nn.Module, input: Tensor) -> Tensor:
 def _is_plain_prelu(module: nn.Module) -> bool:
     """Whether its forward is known to be PReLU."""
     cls = type(module)
-    return cls is PyTorchPReLU or cls is PReLU or (is_fused(cls) and cls.forward is PReLU.forward)
+    return cls is PyTorchPReLU or ORIGINAL in vars(cls)
 
 
 class NormPReLU(nn.Module):
