@@ -46,7 +46,10 @@ REMEDY = "leave this norm out by filter_fn of torch_ext.fuse_norm_prelu, or give
 class Call:
     """One call of a norm: all that its result depends on, and what has become of it."""
 
-    __slots__ = ("__weakref__", "arguments", "fused", "grad", "input", "key", "settled", "versions")
+    __slots__ = (
+        *("__weakref__", "arguments", "fused", "grad", "input", "key", "reported", "settled"),
+        "versions",
+    )
 
     def __init__(self, key: tuple[int, bool], x: Tensor, arguments: Arguments) -> None:
         self.key = key  # the norm by its identity, and whether it is an instance norm
@@ -56,6 +59,7 @@ class Call:
         self.grad = _grad_enabled()
         self.settled: Tensor | None = None
         self.fused = False
+        self.reported = False  # that it cannot be computed any more
         if _updates(arguments):
             _pending[key[0]] = weakref.ref(self)
 
@@ -104,12 +108,13 @@ class Call:
     def check(self) -> None:
         """Raises if what the result depends on was changed since the call."""
         if self.versions != _versions(self.input, self.arguments):
-            what = "input"
+            what = "the input"
             if self.input._version == self.versions[0]:
-                what = "Parameters or statistics"
+                what = "a Parameter or a statistic"
+            self.reported = True
             raise RuntimeError(
-                f"a norm's {what} were changed in place before its result was used; a norm that "
-                f"torch_ext.fuse_norm_prelu has changed computes it then: {REMEDY}"
+                f"{what} of a norm was changed in place before its result was used, which a norm that "
+                f"torch_ext.fuse_norm_prelu has changed computes then: {REMEDY}"
             )
 
     @contextlib.contextmanager
@@ -130,7 +135,7 @@ class Call:
             yield
 
     def __del__(self) -> None:
-        if self.fused or self.settled is not None or sys.is_finalizing():
+        if self.fused or self.settled is not None or self.reported or sys.is_finalizing():
             return
         if _updates(self.arguments):
             _pending.pop(self.key[0], None)
