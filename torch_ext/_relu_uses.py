@@ -1,4 +1,4 @@
-"""What the rectifiers of a model are called with: channels, dtypes, devices."""
+"""What the rectifiers of a model are called with: channels, dtypes, devices. Runs an example once."""
 
 import contextlib
 import sys
@@ -40,6 +40,16 @@ def observed_uses(
 
         return note
 
+    with contextlib.ExitStack() as hooks:
+        for name, module in modules.items():
+            hook = noting(name, module)
+            hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+        run_once(model, example_inputs)
+    return uses
+
+
+def run_once(model: nn.Module, example_inputs: ExampleInputs) -> None:
+    """Calls the model in eval mode and without gradients; all of it is as before afterwards."""
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Mapping):
@@ -50,14 +60,10 @@ def observed_uses(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_unchanged(model))
-        for name, module in modules.items():
-            hook = noting(name, module)
-            stack.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled; importing it takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.no_grad())
         model(*args, **kwargs)
-    return uses
 
 
 def _cloned(value: Any) -> Any:

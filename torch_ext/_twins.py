@@ -1,7 +1,8 @@
 """The classes that a swap gives to modules: their own, with the fused forward.
 
 A module of PyTorch's own class becomes a torch_ext.PReLU; one of a subclass gets a *twin*: a subclass
-of its class and of torch_ext.PReLU that differs from the first in forward alone.
+of its class and of torch_ext.PReLU that differs from the first in forward alone. PReLUs behind a norm,
+and the norms (`_norm_twins.py`), get twins whose ``__call__`` fuses both (`_deferred.py`).
 
 torch.nn.utils.parametrize and FSDP2's fully_shard give a module a class of their own, with the one
 that it had as last base. A swap makes it anew over what that base becomes.
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 from torch.nn.modules.activation import PReLU as PyTorchPReLU
 
+from torch_ext._deferred import call_prelu
 from torch_ext._modules import is_sharded
 from torch_ext.prelu import PReLU
 
@@ -25,18 +27,26 @@ from torch_ext.prelu import PReLU
 ORIGINAL = "_torch_ext_original"
 
 
+# On classes whose PReLU is fused with the norm in front of it.
+BEHIND_NORM = "_torch_ext_behind_norm"
+# On generated classes: what makes them, and of what, for pickle.
+MADE_BY = "_torch_ext_made_by"
+
+
 def is_fused(cls: type) -> bool:
     """Whether the class is torch_ext.PReLU or made of it, also by an import of torch_ext before."""
     return any(vars(base).get(ORIGINAL) is PyTorchPReLU for base in cls.__mro__)
 
 
-def fused_class(cls: type, parametrized: bool) -> type:
+def fused_class(cls: type, parametrized: bool, behind_norm: bool = False) -> type:
     """What a swap gives to a module of this class."""
     sharded = is_sharded(cls)
     if not sharded and not parametrized:
-        return PReLU if cls is PyTorchPReLU else _twin(cls)
-    base = fused_class(cls.__bases__[-1], parametrized and sharded)
-    return (_rebase if parametrized else _rebase_once)(cls, base)
+        if cls is PyTorchPReLU:
+            return _prelu_behind_norm() if behind_norm else PReLU
+        return _twin(cls, behind_norm)
+    base = fused_class(cls.__bases__[-1], parametrized and sharded, behind_norm)
+    return (rebased if parametrized else _rebased_once)(cls, base)
 
 
 def original_class(cls: type, parametrized: bool) -> type | None:
@@ -49,20 +59,34 @@ def original_class(cls: type, parametrized: bool) -> type | None:
     if original is not None and _namespace(original) == _namespace(cls):
         return cast(type, original)
     base = original_class(cls.__bases__[-1], parametrized and sharded)
-    return base and (_rebase if parametrized else _rebase_once)(cls, base)
+    return base and (rebased if parametrized else _rebased_once)(cls, base)
 
 
 @functools.cache
-def _twin(original: type) -> type:
+def _twin(original: type, behind_norm: bool = False) -> type:
+    own: dict[str, Any] = {"forward": _forward_like(original), ORIGINAL: original}
+    if behind_norm:
+        own |= {"__call__": call_prelu, BEHIND_NORM: True}
+    return like(original, (original, PReLU), own, (_twin, original, behind_norm))
+
+
+@functools.cache
+def _prelu_behind_norm() -> type:
+    """torch_ext.PReLU for modules of that class and of PyTorch's."""
+    own = {"__call__": call_prelu, BEHIND_NORM: True, ORIGINAL: PyTorchPReLU}
+    return like(PReLU, (PReLU,), own, (_prelu_behind_norm,))
+
+
+def like(original: type, bases: tuple[type, ...], own: dict[str, Any], made_by: Any) -> type:
+    """A class that goes by the name of another, with these bases and attributes."""
     namespace = {
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
-        "forward": _forward_like(original),
-        ORIGINAL: original,
+        MADE_BY: made_by,
+        **own,
     }
-    metaclass = _picklable(type(original))
-    return _new_class(original.__name__, (original, PReLU), namespace, metaclass)
+    return _new_class(original.__name__, bases, namespace, _picklable(type(original)))
 
 
 def _forward_like(original: Any) -> Callable[..., Any]:
@@ -78,7 +102,7 @@ def _forward_like(original: Any) -> Callable[..., Any]:
     return types.FunctionType(code, PReLU.forward.__globals__, "forward")
 
 
-def _rebase(cls: type, base: type) -> type:
+def rebased(cls: type, base: type) -> type:
     """A parametrized or sharded module's class, over another last base.
 
     A parametrized one has the parametrized tensors as properties, and its base comes back with their
@@ -89,7 +113,7 @@ def _rebase(cls: type, base: type) -> type:
 
 
 # Layers of one sharded class stay layers of one class, which torch.compile compiles once.
-_rebase_once = functools.cache(_rebase)
+_rebased_once = functools.cache(rebased)
 
 
 def _namespace(cls: type) -> dict[str, Any]:
@@ -131,7 +155,7 @@ def _picklable(metaclass: type) -> type:
 
 
 def _reduced(cls: type) -> str | tuple[Any, ...]:
-    original = vars(cls).get(ORIGINAL)
-    if original is not None and cls.__bases__ == (original, PReLU):
-        return _twin, (original,)
+    if MADE_BY in vars(cls):
+        make, *arguments = vars(cls)[MADE_BY]
+        return make, tuple(arguments)
     return cls.__qualname__  # somebody's, made of a twin: found by an import, or not at all

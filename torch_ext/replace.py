@@ -23,6 +23,7 @@ from torch_ext._modules import (
     own_forward,
     tensors_around,
 )
+from torch_ext._norm_twins import original_norm, stands_for_a_norm
 from torch_ext._plain_forward import why_not_plain
 from torch_ext._prelu_uses import OURS, PYTORCHS, functional_uses
 from torch_ext._twins import fused_class, is_fused, original_class
@@ -71,12 +72,12 @@ def replace_prelu(
 
     report = SwapReport()
     swaps: list[tuple[str, nn.Module, type]] = []
-    for name, module in _changeable_modules(model, "aten::prelu", report):
+    for name, module in changeable_modules(model, "aten::prelu", report):
         if not isinstance(module, PyTorchPReLU) or is_fused(type(module)):
             continue
         if filter_fn is not None and not filter_fn(module, name):
             report._skip(name, module, REFUSED)
-        elif reason := _obstacle(module, trusted):
+        elif reason := prelu_obstacle(module, trusted):
             report._skip(name, module, reason)
         else:
             try:
@@ -87,14 +88,14 @@ def replace_prelu(
     for name, use in functional_uses(model, PYTORCHS):
         reason = f"functional use of {use}: not swapped; torch_ext.override_aten() covers it"
         report.skipped.append((name, reason))
-    return _apply(swaps, report)
+    return apply_swaps(swaps, report)
 
 
 def restore_prelu(model: nn.Module) -> SwapReport:
-    """Takes every ``torch_ext.PReLU`` out of a model again, in place.
+    """Takes every ``torch_ext.PReLU`` out of a model again, in place, and what fuses norms with it.
 
-    Each becomes the class that :func:`replace_prelu` found there; one that was made as
-    ``torch_ext.PReLU`` becomes ``nn.PReLU``. The model can then be pickled, quantized or shipped
+    Each becomes the class that :func:`replace_prelu` or :func:`fuse_norm_prelu` found there; one that
+    was made as ``torch_ext.PReLU`` becomes ``nn.PReLU``. Norms get their classes back, too. The model can then be pickled, quantized or shipped
     without ``torch_ext``. Skipped, with the reason in the report: a class that was written on top of
     ``torch_ext.PReLU``, a module whose ``forward`` was replaced on the instance, ScriptModules, and
     code that calls the operator itself, methods and the graphs of torch.fx and torch.export.
@@ -115,7 +116,9 @@ def restore_prelu(model: nn.Module) -> SwapReport:
     check_model(model)
     report = SwapReport()
     swaps: list[tuple[str, nn.Module, type]] = []
-    for name, module in _changeable_modules(model, "torch_ext::prelu", report):
+    for name, module in changeable_modules(model, "torch_ext::prelu", report):
+        if stands_for_a_norm(type(module)):
+            swaps.append((name, module, original_norm(type(module))))
         if not is_fused(type(module)):
             continue
         original = original_class(type(module), parametrize.is_parametrized(module))
@@ -129,7 +132,7 @@ def restore_prelu(model: nn.Module) -> SwapReport:
                 report.notes.append((name, note))
     for name, use in functional_uses(model, OURS):
         report.skipped.append((name, f"functional use of {use}: not restored"))
-    return _apply(swaps, report)
+    return apply_swaps(swaps, report)
 
 
 def _refusal_of_stock(model: nn.Module, name: str, module: nn.Module) -> str | None:
@@ -151,7 +154,7 @@ def _check_also(also: Iterable[type[nn.PReLU]]) -> tuple[type[nn.PReLU], ...]:
     return classes
 
 
-def _changeable_modules(
+def changeable_modules(
     model: nn.Module, operator: str, report: SwapReport
 ) -> Iterator[tuple[str, nn.Module]]:
     """Each module once, without the compiled ones; those that run `operator` are reported."""
@@ -170,14 +173,14 @@ def _changeable_modules(
         )
 
 
-def _apply(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
+def apply_swaps(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
     """Carries out what was decided. Last, so that an error before leaves the model unchanged."""
     for name, module, cls in swaps:
         report._swap(name, module, cls)
     return report
 
 
-def _obstacle(module: PyTorchPReLU, trusted: tuple[type[nn.PReLU], ...]) -> str | None:
+def prelu_obstacle(module: PyTorchPReLU, trusted: tuple[type[nn.PReLU], ...] = ()) -> str | None:
     """Why another class would change what this module computes, or change nothing at all."""
     if has_forward_on_the_instance(module):
         return ON_THE_INSTANCE

@@ -74,6 +74,8 @@ def _class_name(module: nn.Module) -> str:
         return "ScriptModule"
     cls = parametrize.type_before_parametrizations(module)
     name: str = cls.__qualname__.rpartition("<locals>.")[2]
+    if hasattr(cls, "_torch_ext_norm"):  # what fuse_norm_prelu makes of a norm
+        name += ", fused"
     package: str = cls.__module__.partition(".")[0]
     if cls.__module__.startswith("torch.nn.modules."):
         return f"nn.{name}"

@@ -1,0 +1,174 @@
+"""What a batch or instance norm is about to compute, and whether the fused operators compute the same.
+
+A call of a norm is read from the module once, when it is called: which statistics, which Parameters,
+training or not. `norm_prelu` hands it to the operators at once, a deferred result (`_deferred.py`) later.
+
+Whatever is not certain here is left to PyTorch: its modules do it, and raise its errors.
+"""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as nn_module
+from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from torch.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+
+# The arguments of F.batch_norm and F.instance_norm behind the first: running mean and variance,
+# weight, bias, whether the input's statistics are used, momentum, eps.
+Arguments: TypeAlias = tuple[
+    Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float
+]
+
+
+class Kind(NamedTuple):
+    """Of a class of norms."""
+
+    instance: bool
+    dims: tuple[int, ...]  # of batched inputs
+
+
+KINDS: dict[type, Kind] = {
+    BatchNorm1d: Kind(False, (2, 3)),
+    BatchNorm2d: Kind(False, (4,)),
+    BatchNorm3d: Kind(False, (5,)),
+    InstanceNorm1d: Kind(True, (3,)),
+    InstanceNorm2d: Kind(True, (4,)),
+    InstanceNorm3d: Kind(True, (5,)),
+}
+
+_HALF = (torch.float16, torch.bfloat16)
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_TENSORS = (Tensor, nn.Parameter)
+
+_GLOBAL_HOOKS = [
+    getattr(nn_module, name)
+    for name in (
+        "_global_forward_hooks",
+        "_global_forward_pre_hooks",
+        "_global_backward_hooks",
+        "_global_backward_pre_hooks",
+    )
+]
+_forward, _forward_pre, _backward, _backward_pre = _GLOBAL_HOOKS
+
+_tracing = torch._C._get_tracing_state
+_forward_grad_enabled = torch._C._is_fwd_grad_enabled
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
+_saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+_backward_task = torch._C._current_graph_task_id
+
+
+def is_undisturbed(module: nn.Module) -> bool:
+    """Whether a call of the module is its class's forward and nothing else.
+
+    Hooks are looked for at each call, as PyTorch does; a module inside is a parametrization's.
+    """
+    own = module.__dict__
+    return not (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or own["_modules"]
+        or _forward
+        or _forward_pre
+        or _backward
+        or _backward_pre
+        or "forward" in own
+        or module._compiled_call_impl is not None
+    )
+
+
+def is_plain_eager() -> bool:
+    """Whether nothing but PyTorch's own autograd follows what is computed now."""
+    return _tracing() is None and _transforms() is None and forward_ad._current_level < 0
+
+
+def may_defer() -> bool:
+    """Whether a result that is computed later is the one that is computed now.
+
+    Not within `torch.autograd.Function.forward` (where forward gradients are off, as in inference mode,
+    whose tensors do not tell that they were changed): its results get their graph from outside. Not
+    within a backward, nor where saved tensors go to hooks (checkpointing, offloading): what is saved
+    belongs to the place of the norm's call, and how often a checkpointed norm counts its statistics
+    depends on it. Not under dispatch modes, which watch operators one by one.
+    """
+    return (
+        _forward_grad_enabled()
+        and _saved_tensors_hooks(False) is None
+        and _backward_task() == -1
+        and _dispatch_modes() == 0
+        and _tracing() is None
+        and _transforms() is None
+        and forward_ad._current_level < 0
+    )
+
+
+def fits(norm: Any, kind: Kind, x: Tensor) -> bool:
+    """Whether PyTorch would take this input, batched, and the fused operators, too."""
+    shape, dtype = x.shape, x.dtype
+    if len(shape) not in kind.dims or shape[1] != norm.num_features or dtype not in _FLOATS:
+        return False
+    count = x.numel()
+    values = count // (shape[0] * shape[1]) if kind.instance and count else count // (shape[1] or 1)
+    if values < 2 or x.layout is not torch.strided or not (x.is_cpu or x.is_cuda):
+        return False
+    return not x.is_inference() and norm.eps > 0
+
+
+def _are_like(x: Tensor, tensors: tuple[Tensor | None, ...]) -> bool:
+    """Of one dtype that goes with the input's, on its device, and no subclass."""
+    own, dtype, device = None, x.dtype, x.device
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if own is None:
+            own = tensor.dtype
+            if own is not dtype and not (own is torch.float32 and dtype in _HALF):
+                return False
+        if tensor.dtype is not own or tensor.device != device or type(tensor) not in _TENSORS:
+            return False
+    return True
+
+
+def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
+    """What the norm's forward would hand to the function; None if the fused operators might differ.
+
+    Counts the call, as PyTorch's forward does, if it is not None.
+    """
+    if not fits(norm, kind, x):
+        return None
+    buffers, named = norm._buffers, norm._parameters
+    if "weight" in named and "bias" in named:
+        weight, bias = named["weight"], named["bias"]
+    else:  # a replica of nn.DataParallel, where they are attributes
+        weight, bias = norm.weight, norm.bias
+    mean, var = buffers["running_mean"], buffers["running_var"]
+    if (mean is None) is not (var is None) or not _are_like(x, (weight, bias, mean, var)):
+        return None
+    tracked, training, momentum = norm.track_running_stats, norm.training, norm.momentum
+    factor = 0.0 if momentum is None else momentum
+    if kind.instance:
+        if tracked and mean is None:
+            return None
+        return mean, var, weight, bias, training or not tracked, factor, norm.eps
+    if training and tracked and buffers["num_batches_tracked"] is not None:
+        buffers["num_batches_tracked"].add_(1)
+        if momentum is None:
+            factor = 1.0 / float(buffers["num_batches_tracked"])
+    if training and not tracked:
+        mean = var = None
+    return mean, var, weight, bias, training or mean is None, factor, norm.eps
+
+
+def takes_slope(x: Tensor, slope: Any) -> bool:
+    """Whether PReLU with this slope takes what a norm makes of x."""
+    return (
+        type(slope) in _TENSORS
+        and (slope.dtype is x.dtype or (slope.dtype is torch.float32 and x.dtype in _HALF))
+        and (slope.dim() == 0 or (slope.dim() == 1 and slope.shape[0] in (1, x.shape[1])))
+        and slope.device == x.device
+    )
