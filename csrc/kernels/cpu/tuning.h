@@ -21,10 +21,11 @@ struct Tuning {
 
   // ---- Planes ----
   // Shorter runs are traversed as columns. The limit is higher for 16-bit data, where a pack holds
-  // twice as many elements. 6x5: forward 60 GB/s as planes, 79 as columns; 7x7: 60 and 52, backward
-  // 52 and 41. In bfloat16 planes of 40 elements took twice as long as columns (1).
+  // twice as many elements.
+  // GB/s as planes and as columns, forward; backward: 5x4 64, 77; 42, 38. 5x5 71, 81; 54, 52. 6x6
+  // 85, 78; 64, 49. bfloat16 7x7 27, 31; 22, 25. 8x8 36, 31; 26, 16. float16 10x10 32, 40; 30, 15.
   int64_t min_plane = 24;
-  int64_t min_plane_16_bit = 128;
+  int64_t min_plane_16_bit = 64;
   // With fewer rows it is not worth spreading params over columns, unless runs are tiny.
   int64_t few_rows = 4;
   int64_t tiny_plane = 16;
