@@ -74,10 +74,10 @@ tsan: export TSAN_OPTIONS := ignore_noninstrumented_modules=1:halt_on_error=1:su
 tsan: export OMP_NUM_THREADS := 1
 tsan: system environment
 	$(call configure,$(TSAN),thread)
-	cmake --build $(TSAN) --target canary prelu_threads_test cpu_engine_test $(if $(FULL),cuda_engine_test)
+	cmake --build $(TSAN) --target canary prelu_threads_test cpu_tasks_test $(if $(FULL),cuda_engine_test)
 	$(MUST_FAIL) "ThreadSanitizer: data race" $(TSAN)/tests/cpp/canary race
 	TORCH_EXT_TEST_ROUNDS=$(TSAN_ROUNDS) $(TSAN)/tests/cpp/prelu_threads_test --gtest_brief=1
-	$(TSAN)/tests/cpp/cpu_engine_test --gtest_brief=1 --gtest_filter='*.TasksMayRunAtOnce'
+	$(TSAN)/tests/cpp/cpu_tasks_test --gtest_brief=1 --gtest_filter='*.TasksMayRunAtOnce'
 	$(if $(FULL),$(TSAN)/tests/cpp/cuda_engine_test --gtest_brief=1)
 
 # --- leaks, uninitialised memory ---------------------------------------------------------------------------
