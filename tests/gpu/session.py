@@ -67,13 +67,14 @@ STAGES = (
 ALONE = [f"tests/test_cuda_{name}.py" for name in ("graphs", "streams", "memory", "large")]
 SANITIZERS = "tests/test_cuda_sanitizers.py"
 OTHERS = ["tests/test_cuda_machine_code.py"]  # looks at what nvcc made, on any machine
+NOT_HERE = ["tests/test_documentation.py", "tests/test_documented_figures.py"]  # of no GPU
 
 
 def words(workers):
     """What stands in braces in the commands of stages."""
     cuda = [str(file.relative_to(ROOT)) for file in sorted(ROOT.glob("tests/test_cuda_*.py"))]
     cuda = [file for file in cuda if file not in OTHERS]
-    ignored = [f"--ignore={file}" for file in [*cuda, "tests/test_smallest.py"]]
+    ignored = [f"--ignore={file}" for file in [*cuda, "tests/test_smallest.py", *NOT_HERE]]
     options = f"-v -p no:cacheprovider --tb=short --maxfail=40 --junitxml={JUNIT}"
     several = workers > 1 and importlib.util.find_spec("xdist") is not None
     return {
@@ -97,7 +98,8 @@ def words(workers):
 def run(command, limit, log, arch):
     """How a stage ended, for the record; the log gets all that it printed."""
     JUNIT.unlink(missing_ok=True)
-    programs = (str(Path(sys.executable).parent), os.environ["PATH"], "/usr/local/cuda/bin")
+    cuda = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # if PATH does not say
+    programs = (str(Path(sys.executable).parent), os.environ["PATH"], *cuda)
     python = (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
     variables = {"PATH": os.pathsep.join(programs), "PYTHONPATH": os.pathsep.join(python)}
     variables |= {"TORCH_EXT_TEST_DEVICES": "cuda", "TORCH_CUDA_ARCH_LIST": arch}
