@@ -1,9 +1,10 @@
 """Builds torch_ext: runs CMake, which knows every source and flag, and packs what it installs.
 
-Environment: FORCE_CUDA=1 (fail without nvcc), FORCE_CPU=1 (no CUDA kernels), TORCH_CUDA_ARCH_LIST,
-CUDA_HOME, MAX_JOBS, DEBUG=1 (unoptimised, with debug information), CMAKE_ARGS (more -D options),
-TORCH_EXT_TORCH_ROOT (the torch to build for, if not the installed one), TORCH_EXT_ANY_TORCH=1 (try
-one that is not supported, too), TORCH_EXT_BUILD_DIR (where objects stay, for the next build).
+Environment: FORCE_CUDA=1 (fail without nvcc), FORCE_CPU=1 (no CUDA kernels), TORCH_CUDA_ARCH_LIST (else
+all supported GPUs; in place, those of this machine or one), CUDA_HOME, MAX_JOBS, DEBUG=1 (unoptimised,
+with debug information), CMAKE_ARGS (more -D options), TORCH_EXT_TORCH_ROOT (the torch to build for, if not
+the installed one), TORCH_EXT_ANY_TORCH=1 (try one that is not supported, too), TORCH_EXT_BUILD_DIR (where
+objects stay, for the next build).
 """
 
 import importlib.metadata

@@ -1,7 +1,7 @@
 # The targets behind those of the Makefile, which includes this.
 #   make ctest | pytest    the C++ tests; the Python tests
 #   make check-package     wheel and sdist, and every way to install and use them, from C++ too (FORCE_CUDA=1: CUDA)
-#   make check-architectures   the wheel for all GPUs, and what the compilers made of the kernels for each
+#   make check-architectures   a build for all GPUs that the wheel is for, and what nvcc made of the kernels for each
 #   make check-format | check-types
 #   make check-static      clang as a second compiler, for CUDA too, clang-tidy, cppcheck: tests/static.mk
 #   make asan | tsan | leaks | valgrind | fuzz   checkers that watch the programs run: tests/sanitizers.mk
@@ -44,12 +44,11 @@ check-package: environment
 	FORCE_CPU=$(if $(filter 1,$(FORCE_CUDA)),0,1) TORCH_EXT_DIST=$(abspath $(BUILD)-dist) \
 	  $(PYTEST) --confcutdir=tests/wheels --basetemp=$(BUILD)-packages tests/wheels $(PYTEST_ARGS)
 
-# (Builds in place are for one GPU.)
-check-architectures: environment
-	FORCE_CUDA=1 $(MAKE) wheel DIST=$(BUILD)-all-gpus/dist
-	rm -rf $(BUILD)-all-gpus/package && $(PY) -m zipfile -e $(BUILD)-all-gpus/dist/*.whl $(BUILD)-all-gpus/package
-	cd $(BUILD)-all-gpus/package && PYTHONPATH=$$PWD $(PY) -m pytest -p no:cacheprovider --rootdir=$(CURDIR) \
-	  $(CURDIR)/tests/test_cuda_machine_code.py
+# Builds in place are for one GPU; this one is for all that the wheel is for. The next `make build` takes that back.
+ALL_GPUS := $(shell sed -n 's/^ *set(default "\(.*\)")/\1/p' cmake/torch_ext-cuda.cmake)
+check-architectures:
+	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ALL_GPUS)" $(MAKE) build
+	$(PY) -m pytest tests/test_cuda_machine_code.py
 
 check-format: environment
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)

@@ -45,21 +45,15 @@ def stderr_of(*command, **environment):
 # ---- Building and importing --------------------------------------------------------------------
 
 
-def build(folder, *python, **environment):
-    """A build that finds no tools but those of the interpreter's own folder."""
-    return stderr_of(
-        *(sys.executable, *(python or ["setup.py"]), "-q", "build_ext", "--build-lib", folder),
-        **{"PATH": str(folder), "CUDACXX": "", "CUDA_HOME": "", "FORCE_CPU": "0", **environment},
+def build(folder, before="pass", **environment):
+    """A build after these lines of Python, that finds no tools but those of the interpreter's own folder."""
+    program = (
+        f"import runpy, shutil, sys; {before}; sys.argv = ['setup.py', *sys.argv[1:]]; "
+        "runpy.run_path('setup.py', run_name='__main__')"
     )
-
-
-def without(module):
-    program = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv[0] = 'setup.py'; "
-    return "-c", program + "runpy.run_path('setup.py', run_name='__main__')"
-
-
-def no_torch(folder):
-    return build(folder, *without("torch"))
+    bare = {"PATH": str(folder), "CUDACXX": "", "CUDA_HOME": "", "FORCE_CPU": "0"}
+    command = (sys.executable, "-c", program, "-q", "build_ext", "--build-lib", folder)
+    return stderr_of(*command, **{**bare, **environment})
 
 
 def unsupported_torch(folder):
@@ -67,30 +61,17 @@ def unsupported_torch(folder):
     return build(folder, FORCE_CPU="1", TORCH_EXT_TORCH_ROOT=str(folder))
 
 
-def old_setuptools(folder):
-    program = "import runpy, setuptools; setuptools.__version__ = '65.5.0'; "
-    return build(folder, "-c", program + "runpy.run_path('setup.py', run_name='__main__')")
-
-
 def no_cmake(folder):
     # A path without the environment's own folder, where CMake is.
-    program = (
-        "import runpy, shutil, sys; sys.argv[0] = 'setup.py'; which = shutil.which; "
-        "shutil.which = lambda name, **k: None if name == 'cmake' else which(name, **k); "
-        "runpy.run_path('setup.py', run_name='__main__')"
-    )
-    return build(folder, "-c", program, FORCE_CPU="1")
+    hide = "shutil.which = lambda n, w=shutil.which, **k: None if n == 'cmake' else w(n, **k)"
+    return build(folder, hide, FORCE_CPU="1")
 
 
-def no_nvcc(folder):
-    if torch.version.cuda is None:
-        pytest.skip("needs a torch with CUDA")
-    return build(folder, FORCE_CUDA="1")
+def needs_cuda(build):
+    return build if torch.version.cuda else lambda _: pytest.skip("needs a torch with CUDA")
 
 
 def other_nvcc(folder):
-    if torch.version.cuda is None:
-        pytest.skip("needs a torch with CUDA")
     compiler = folder / "nvcc"
     compiler.write_text("#!/bin/sh\necho Cuda compilation tools, release 12.4, V12.4.131\n")
     compiler.chmod(0o755)
@@ -112,45 +93,9 @@ def loaded(folder, build=(), text=None):
         return raised(_library.load)
 
 
-def other_torch(folder):
-    return loaded(folder, {"torch": "1.13"})
-
-
 def other_cuda(folder):
     with mock.patch("torch.version.cuda", None):
         return loaded(folder, {"cuda": "13.0", "version": "0.1.0+pt2.15cu130"})
-
-
-def not_built(folder):
-    return loaded(folder)
-
-
-def broken(folder):
-    return loaded(folder, text="broken")
-
-
-# ---- Calling it --------------------------------------------------------------------------------
-
-
-def dtypes(_):
-    return raised(torch_ext.prelu, torch.randn(2, 3), torch.ones(3, dtype=torch.bfloat16))
-
-
-def quantized(_):
-    data = torch.quantize_per_tensor(torch.randn(2, 3), 0.1, 0, torch.quint8)
-    return raised(torch_ext.PReLU(3), data)
-
-
-def channels(_):
-    return raised(torch_ext.PReLU(64), torch.randn(8, 3, 28, 28))
-
-
-def integers(_):
-    return raised(torch_ext.prelu, torch.arange(3), torch.tensor(1))
-
-
-def example_inputs(_):
-    return raised(torch_ext.parametrize_relu, nn.Sequential(nn.ReLU()))
 
 
 # ---- Saved and compiled models -----------------------------------------------------------------
@@ -189,18 +134,6 @@ def load_errors():
         return stderr_of(sys.executable, "-c", LOAD, *files)
 
 
-def export_load(_):
-    return load_errors()
-
-
-def jit_load(_):
-    return load_errors()
-
-
-def aoti_load(_):
-    return load_errors()
-
-
 def onnx_packages(_):
     with mock.patch.dict(sys.modules, {"onnxscript": None}):
         return raised(torch_ext.onnx.translation_table)
@@ -233,10 +166,6 @@ def configured(folder, *options):
     return stderr_of(cmake, "-S", folder, "-B", folder / "build", *options, CMAKE_PREFIX_PATH="")
 
 
-def cmake_prefix(folder):
-    return configured(folder)
-
-
 def cmake_torch(folder):
     other = folder / "torch" / "include"
     (other / "ATen" / "core").mkdir(parents=True)
@@ -244,30 +173,37 @@ def cmake_torch(folder):
     header = other / "torch" / "csrc" / "api" / "include" / "torch" / "version.h"
     header.parent.mkdir(parents=True)
     header.write_text("#define TORCH_VERSION_MAJOR 1\n#define TORCH_VERSION_MINOR 13\n")
-    return configured(
-        folder,
-        f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}",
-        f"-DTORCH_EXT_TORCH_ROOT={folder / 'torch'}",
-    )
+    prefix = f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}"
+    return configured(folder, prefix, f"-DTORCH_EXT_TORCH_ROOT={folder / 'torch'}")
 
+
+# ---- By name; each is given an empty folder ----------------------------------------------------
+
+quint8 = functools.partial(torch.quantize_per_tensor, torch.randn(2, 3), 0.1, 0, torch.quint8)
+bfloat16 = torch.ones(3, dtype=torch.bfloat16)
 
 NAMES = {
-    function.__name__: function
-    for function in (
-        *(
-            no_torch,
-            unsupported_torch,
-            old_setuptools,
-            no_cmake,
-            no_nvcc,
-            other_nvcc,
-            other_torch,
-            other_cuda,
-            not_built,
-            broken,
-        ),
-        *(dtypes, quantized, channels, integers, example_inputs),
-        *(export_load, jit_load, aoti_load, onnx_packages, monitored, policy),
-        *(cmake_prefix, cmake_torch),
-    )
+    "no_torch": lambda folder: build(folder, "sys.modules['torch'] = None"),
+    "unsupported_torch": unsupported_torch,
+    "old_setuptools": lambda folder: build(
+        folder, "import setuptools; setuptools.__version__ = '65.5.0'"
+    ),
+    "no_cmake": no_cmake,
+    "no_nvcc": needs_cuda(lambda folder: build(folder, FORCE_CUDA="1")),
+    "other_nvcc": needs_cuda(other_nvcc),
+    "other_torch": lambda folder: loaded(folder, {"torch": "1.13"}),
+    "other_cuda": other_cuda,
+    "not_built": loaded,
+    "broken": lambda folder: loaded(folder, text="broken"),
+    "dtypes": lambda _: raised(torch_ext.prelu, torch.randn(2, 3), bfloat16),
+    "quantized": lambda _: raised(torch_ext.PReLU(3), quint8()),
+    "channels": lambda _: raised(torch_ext.PReLU(64), torch.randn(8, 3, 28, 28)),
+    "integers": lambda _: raised(torch_ext.prelu, torch.arange(3), torch.tensor(1)),
+    "example_inputs": lambda _: raised(torch_ext.parametrize_relu, nn.Sequential(nn.ReLU())),
+    **dict.fromkeys(("export_load", "jit_load", "aoti_load"), lambda _: load_errors()),
+    "onnx_packages": onnx_packages,
+    "monitored": monitored,
+    "policy": policy,
+    "cmake_prefix": configured,
+    "cmake_torch": cmake_torch,
 }

@@ -275,7 +275,8 @@ def test_the_environment_variables_are_those_that_the_sources_read():
     text = "".join((REPOSITORY / path).read_text(encoding="utf-8") for path in paths)
     read = {name for names in READS_VARIABLE.findall(text) for name in names if name} - {"PATH"}
     texts = [page.read_text(encoding="utf-8") for page in pages()]
-    [section] = [t.split("<!-- variables: ")[1] for t in texts if "<!-- variables: begin" in t]
+    begin = "\n<!-- variables: begin -->\n"
+    [section] = [t.split(begin)[1].split("<!-- variables: end")[0] for t in texts if begin in t]
     documented = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", section))
     assert len(read) >= 8 and read - documented == set()
     assert {name for name in documented if name.startswith("TORCH_EXT_")} <= read

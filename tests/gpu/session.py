@@ -1,19 +1,17 @@
 """`make gpu`: builds torch_ext, tests it and measures it on the GPU of this machine, in at most 10 minutes.
 
-Stages run in the order of their worth, each in a process with a time limit. The record (record.py) is written
-after each, so nothing is lost if a later one hangs, and a later call goes on with those that have not passed.
+Stages run in the order of their worth, each with a time limit. The record (record.py) is written after each, into $OUT
+or the benchmarks' results, so nothing is lost if a later one hangs; a later call goes on with what has not passed.
 """
 
 import argparse
 import collections
-import contextlib
 import datetime
 import importlib.util
 import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -69,13 +67,14 @@ STAGES = (
 ALONE = [f"tests/test_cuda_{name}.py" for name in ("graphs", "streams", "memory", "large")]
 SANITIZERS = "tests/test_cuda_sanitizers.py"
 OTHERS = ["tests/test_cuda_machine_code.py"]  # looks at what nvcc made, on any machine
+NOT_HERE = ["tests/test_documentation.py", "tests/test_documented_figures.py"]  # of no GPU
 
 
 def words(workers):
     """What stands in braces in the commands of stages."""
     cuda = [str(file.relative_to(ROOT)) for file in sorted(ROOT.glob("tests/test_cuda_*.py"))]
     cuda = [file for file in cuda if file not in OTHERS]
-    ignored = [f"--ignore={file}" for file in [*cuda, "tests/test_smallest.py"]]
+    ignored = [f"--ignore={file}" for file in [*cuda, "tests/test_smallest.py", *NOT_HERE]]
     options = f"-v -p no:cacheprovider --tb=short --maxfail=40 --junitxml={JUNIT}"
     several = workers > 1 and importlib.util.find_spec("xdist") is not None
     return {
@@ -99,26 +98,27 @@ def words(workers):
 def run(command, limit, log, arch):
     """How a stage ended, for the record; the log gets all that it printed."""
     JUNIT.unlink(missing_ok=True)
-    own = str(Path(sys.executable).parent)
-    path = os.pathsep.join([own, os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
-    python_path = os.pathsep.join(
-        [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    )
-    variables = {"PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    cuda = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # if PATH does not say
+    programs = (str(Path(sys.executable).parent), os.environ["PATH"], *cuda)
+    python = (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
+    variables = {"PATH": os.pathsep.join(programs), "PYTHONPATH": os.pathsep.join(python)}
     variables |= {"TORCH_EXT_TEST_DEVICES": "cuda", "TORCH_CUDA_ARCH_LIST": arch}
-    variables |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
-    began = time.monotonic()
+    variables |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
     print(f"\n==== {' '.join(command)}", file=log, flush=True)
-    begin = log.tell()
-    status = _wait(command, {**os.environ, **variables}, limit, log)
+    began, begin = time.monotonic(), log.tell()
+    # With everything that it has started; interrupted first, so that pytest writes what it knows.
+    timed = ["timeout", "--signal=INT", "--kill-after=15", str(limit), *command]
+    done = subprocess.run(
+        timed, cwd=ROOT, env={**os.environ, **variables}, check=False, stdout=log, stderr=log
+    )
     seconds = round(time.monotonic() - began, 1)
     # A command without tests is its own test.
-    passed, failures, skips = outcomes(JUNIT) if JUNIT.exists() else (status == 0, {}, {})
+    passed, failures, skips = outcomes(JUNIT) if JUNIT.exists() else (not done.returncode, {}, {})
     result = _result("passed", seconds, passed, failures, skips)
-    if status is None:
+    if done.returncode in (124, 137):
         result |= {"status": "timeout", "reason": f"stopped at its limit of {limit:.0f} s"}
-    elif failures or status != 0:
-        result |= {"status": "failed", "reason": f"exit status {status}"}
+    elif failures or done.returncode:
+        result |= {"status": "failed", "reason": f"exit status {done.returncode}"}
     elif not passed:
         result |= {"status": "skipped" if skips else "failed", "reason": "no test ran"}
     if result["status"] in ("failed", "timeout"):
@@ -132,45 +132,16 @@ def _result(status, seconds=0.0, passed=0, failures=(), skips=(), reason=""):
     return result | {"failures": dict(failures), "skips": dict(skips)}
 
 
-def _wait(command, environment, limit, log):
-    """The exit status; None if it was stopped at its limit, with everything that it had started."""
-    outputs = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-    try:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, start_new_session=True, **outputs
-        )
-    except OSError as error:
-        print(error, file=log, flush=True)
-        return 127
-    try:
-        return process.wait(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGINT)  # pytest then writes what it knows
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=15)
-        return None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def outcomes(junit):
     """Of a JUnit file: how many tests passed, failures with their first line, reasons of skips."""
     passed, failures, skips = 0, {}, collections.Counter()
-    try:
-        cases = list(xml.etree.ElementTree.parse(junit).iter("testcase"))
-    except (OSError, xml.etree.ElementTree.ParseError):
-        return passed, failures, skips
-    for case in cases:
-        bad = [part for part in case if part.tag in ("failure", "error")]
-        skipped = case.find("skipped")
-        if bad:
-            words = (bad[0].get("message") or bad[0].text or "").strip().splitlines()
-            name = f"{case.get('classname')}::{case.get('name')}"
-            failures[name] = words[0][:300] if words else ""
-        elif skipped is not None:
-            skips[skipped.get("message") or "disabled"] += 1
+    for case in xml.etree.ElementTree.parse(junit).iter("testcase"):
+        parts = {part.tag: part.get("message") or part.text or "" for part in case}
+        bad = parts.get("failure", parts.get("error"))
+        if bad is not None:
+            failures[f"{case.get('classname')}::{case.get('name')}"] = bad.partition("\n")[0][:300]
+        elif "skipped" in parts:
+            skips[parts["skipped"]] += 1
         else:
             passed += 1
     return passed, failures, skips
@@ -227,15 +198,19 @@ def name_of(record):
     return "gpu-" + re.sub(r"[^a-z0-9]+", "-", record["gpu"].lower()).strip("-")
 
 
-def begun(machine, output, commit):
+def begun(machine, output):
     """The record so far of these sources on this GPU, here or in the results; else a new one."""
-    if not commit:
-        describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        git = subprocess.run(describe, check=False, capture_output=True, text=True)
-        commit = git.stdout.strip()
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    git = subprocess.run(describe, check=False, capture_output=True, text=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes")
-    record = {"gpu": machine.pop("gpu"), "commit": commit, "dates": [], "sources": sources_hash()}
-    record |= {"machine": machine, "stages": {}, "targets": [], "rows": {}}
+    record = {"gpu": machine.pop("gpu"), "commit": git.stdout.strip(), "dates": []}
+    record |= {
+        "sources": sources_hash(),
+        "machine": machine,
+        "stages": {},
+        "targets": [],
+        "rows": {},
+    }
     for folder in (RESULTS, output):
         file = folder / f"{name_of(record)}.json"
         old = json.loads(file.read_text()) if file.exists() else {}
@@ -263,8 +238,6 @@ def main():
     parser.add_argument("--stages", default="", help="A,B: these; else all that have not passed")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
     parser.add_argument("--budget", type=float, default=585, metavar="SECONDS", help="for all")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: $OUT or the results")
-    parser.add_argument("--commit", default="", help="of this tree, where there is no .git")
     options = parser.parse_args()
     facts = subprocess.run([sys.executable, "-c", FACTS], check=False, capture_output=True)
     machine = json.loads(facts.stdout or '{"gpu": ""}')
@@ -272,9 +245,9 @@ def main():
         print(facts.stderr.decode(), "make gpu: no GPU that torch can use was found here.")
         return 1
     FOLDER.mkdir(parents=True, exist_ok=True)
-    output = options.output or Path(os.environ.get("OUT") or RESULTS)
+    output = Path(os.environ.get("OUT") or RESULTS)
     output.mkdir(parents=True, exist_ok=True)
-    record = begun(machine, output, options.commit)
+    record = begun(machine, output)
     stages = chosen(options, record)
     filled = words(min(os.cpu_count() or 1, 12))
     print(f"{record['gpu'] or 'no GPU'}; stages: {', '.join(stage.name for stage in stages)}")
