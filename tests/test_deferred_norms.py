@@ -97,6 +97,16 @@ def through_a_function(m, x):
     return torch_ext.prelu(m.norm(x), m.prelu.weight)
 
 
+def used_twice(m, x):
+    z = m.norm(x)
+    return m.prelu(z) + z
+
+
+def two_prelus(m, x):
+    z = m.norm(x)
+    return m.prelu(z) * m.other(z)
+
+
 UNFUSED = {
     "changed in place": add_in_place,
     "augmented assignments": augmented,
@@ -139,8 +149,8 @@ FUSED = {
     "attribute": lambda m, x: m.prelu(m.norm(x)) if m.flag else m.norm(x),
     "isinstance": lambda m, x: m.prelu(m.norm(x)) if isinstance(m.norm(x), torch.Tensor) else x,
     "training flag": lambda m, x: m.prelu(m.norm(x)) if m.training else m.other(m.norm(x)),
-    "used twice": lambda m, x: (lambda z: m.prelu(z) + z)(m.norm(x)),
-    "two PReLUs": lambda m, x: (lambda z: m.prelu(z) * m.other(z))(m.norm(x)),
+    "used twice": used_twice,
+    "two PReLUs": two_prelus,
     "the shared norm": lambda m, x: m.prelu(m.norm(x)) * m.other(m.norm(x * 2)),
     "the shared PReLU": lambda m, x: m.prelu(m.prelu(m.norm(x)) + m.norm(x * 2)),
 }
