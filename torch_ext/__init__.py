@@ -21,6 +21,7 @@ from torch_ext import _C, _rules
 from torch_ext import inductor as inductor
 from torch_ext import onnx as onnx
 from torch_ext.monitor import ActivationMonitor
+from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
 from torch_ext.override import override_aten
 from torch_ext.prelu import PReLU, prelu
 from torch_ext.relu import parametrize_relu, slope_parameters
@@ -34,8 +35,10 @@ __all__ = [
     "PReLU",
     "SwapReport",
     "__version__",
+    "batch_norm_prelu",
     "build_info",
     "cmake_prefix_path",
+    "instance_norm_prelu",
     "override_aten",
     "parametrize_relu",
     "prelu",

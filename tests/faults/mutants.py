@@ -24,6 +24,7 @@ _ARGS = "csrc/ops/prelu_args.cpp"
 _FOREIGN = "csrc/ops/prelu_foreign.cpp"
 _TENSORS = "csrc/ops/tensors.cpp"
 _AUTOGRAD = "csrc/ops/prelu_autograd.cpp"
+_AUTOGRAD_STATE = "csrc/ops/autograd_state.h"
 _COMPOSITE = "csrc/ops/prelu_composite.cpp"
 
 MUTANTS = (
@@ -299,14 +300,14 @@ MUTANTS = (
     ),
     Mutant(
         "tangents are seen",
-        _AUTOGRAD,
-        "return t._fw_grad(/*level=*/0).defined();",
+        _AUTOGRAD_STATE,
+        "return t.defined() && t._fw_grad(/*level=*/0).defined();",
         "return t.defined() && false;",
         "test_forward_mode.py",
     ),
     Mutant(
         "transforms are seen",
-        _AUTOGRAD,
+        _AUTOGRAD_STATE,
         "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return true;",
         "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return false;",
         "test_transforms.py",
