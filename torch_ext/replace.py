@@ -97,20 +97,12 @@ def replace_prelu(
 def restore_prelu(model: nn.Module) -> SwapReport:
     """Takes every ``torch_ext.PReLU`` out of a model again, in place, and what fuses norms with it.
 
-<<<<<<< HEAD
-    Each becomes the class that :func:`replace_prelu` or :func:`fuse_norm_prelu` found there; one that
-    was made as ``torch_ext.PReLU`` becomes ``nn.PReLU``. Norms get their classes back, too. The model can then be pickled, quantized or shipped
-    without ``torch_ext``. Skipped, with the reason in the report: a class that was written on top of
-    ``torch_ext.PReLU``, a module whose ``forward`` was replaced on the instance, ScriptModules, and
-    code that calls the operator itself, methods and the graphs of torch.fx and torch.export.
-=======
-    Each becomes the class that :func:`replace_prelu` found there; one that was made as
-    ``torch_ext.PReLU`` becomes ``nn.PReLU``. The model can then be pickled, quantized or shipped
-    without ``torch_ext``. Skipped, with the reason in the report: a class that somebody derived
-    from ``torch_ext.PReLU``, a module whose ``forward`` was replaced on the instance,
-    ScriptModules, and code that calls the operator itself, in methods and in graphs of torch.fx and
-    torch.export.
->>>>>>> 1a9b16a4c67ed6a4506644b33061104ea717743c
+    Each becomes the class that :func:`replace_prelu` or :func:`fuse_norm_prelu` found there; one
+    that was made as ``torch_ext.PReLU`` becomes ``nn.PReLU``. Norms get their classes back, too. The
+    model can then be pickled, quantized or shipped without ``torch_ext``. Skipped, with the reason in
+    the report: a class that somebody derived from ``torch_ext.PReLU``, a module whose ``forward`` was
+    replaced on the instance, ScriptModules, and code that calls the operator itself, in methods and in
+    graphs of torch.fx and torch.export.
 
     Restore a model before using tools that know only PyTorch's operator or exact classes:
     quantization, ``torch.jit.optimize_for_inference``, and tools that count or prune by
@@ -186,13 +178,8 @@ def changeable_modules(
         )
 
 
-<<<<<<< HEAD
 def apply_swaps(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
-    """Carries out what was decided. Last, so that an error before leaves the model unchanged."""
-=======
-def _apply(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
     """Carries out the swaps. Called last, so that an earlier error leaves the model unchanged."""
->>>>>>> 1a9b16a4c67ed6a4506644b33061104ea717743c
     for name, module, cls in swaps:
         report._swap(name, module, cls)
     return report

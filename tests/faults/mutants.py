@@ -32,6 +32,7 @@ class Mutant:
 _CPU = "csrc/kernels/cpu"
 _ARGS = "csrc/ops/prelu_args.cpp"
 _AUTOGRAD = "csrc/ops/prelu_autograd.cpp"
+_AUTOGRAD_STATE = "csrc/ops/autograd_state.h"
 _COMPOSITE = "csrc/ops/prelu_composite.cpp"
 _FORWARD = "return {select(x > V(0), x, w * x)};"
 _SAVE = "node->ctx_.save_for_backward({input, weight});"
@@ -261,7 +262,7 @@ MUTANTS = (
     ),
     Mutant(
         "transforms are seen",
-        _AUTOGRAD,
+        _AUTOGRAD_STATE,
         "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return true;",
         "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return false;",
         "test_battery_transforms.py",
