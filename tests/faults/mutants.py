@@ -117,7 +117,7 @@ MUTANTS = (
         "return value + correction;",
         SPECIAL,
     ),
-    Mutant("sums begin at zero", f"{_CPU}/planes.h", "      sums[c] = {};\n", "", SUMS),
+    Mutant("sums begin at zero", f"{_CPU}/planes.h", "      of.sums[c] = {};\n", "", SUMS),
     Mutant(
         "bits do not depend on threads",
         "csrc/ops/prelu_cpu.cpp",
@@ -140,15 +140,15 @@ MUTANTS = (
     Mutant(
         "the end of a plane is computed",
         f"{_CPU}/planes.h",
-        "if (run.tail == 0) {",
-        "if (run.tail < P::kSize) {",
+        "last(count - groups * kGroup * P::kSize - P::kSize)",
+        "last((count - groups * kGroup * P::kSize) / P::kSize * P::kSize - P::kSize)",
         LAYOUTS,
     ),
     Mutant(
         "the end of a plane is summed once",
         f"{_CPU}/planes.h",
-        "P::lanes(P::kSize - tail, P::kSize)",
-        "P::lanes(0, P::kSize)",
+        "last_lanes(P::lanes((packs - 1) * P::kSize - last, P::kSize))",
+        "last_lanes(P::lanes(0, P::kSize))",
         SUMS,
     ),
     Mutant(
