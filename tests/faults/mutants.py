@@ -15,6 +15,8 @@ BOUND = "test_error_bound.py"
 SPECIAL = "test_battery_values.py"
 VALUES = "test_battery_values.py"
 SOURCES = "test_source_rules.py"
+NORMS = "test_norm_prelu_layers.py"
+DEFERRED = "test_deferred_norms.py"
 ENGINE = "cpu_engine_test"  # a C++ test of the build
 
 
@@ -118,7 +120,7 @@ MUTANTS = (
         "return value + correction;",
         SPECIAL,
     ),
-    Mutant("sums begin at zero", f"{_CPU}/planes.h", "      sums[c] = {};\n", "", SUMS),
+    Mutant("sums begin at zero", f"{_CPU}/planes.h", "      of.sums[c] = {};\n", "", SUMS),
     Mutant(
         "bits do not depend on threads",
         "csrc/ops/prelu_cpu.cpp",
@@ -141,15 +143,15 @@ MUTANTS = (
     Mutant(
         "the end of a plane is computed",
         f"{_CPU}/planes.h",
-        "if (run.tail == 0) {",
-        "if (run.tail < P::kSize) {",
+        "last(count - groups * kGroup * P::kSize - P::kSize)",
+        "last((count - groups * kGroup * P::kSize) / P::kSize * P::kSize - P::kSize)",
         LAYOUTS,
     ),
     Mutant(
         "the end of a plane is summed once",
         f"{_CPU}/planes.h",
-        "P::lanes(P::kSize - tail, P::kSize)",
-        "P::lanes(0, P::kSize)",
+        "last_lanes(P::lanes((packs - 1) * P::kSize - last, P::kSize))",
+        "last_lanes(P::lanes(0, P::kSize))",
         SUMS,
     ),
     Mutant(
@@ -281,6 +283,49 @@ MUTANTS = (
         "  check_same_dtype(input, weight);\n",
         "",
         "test_other_layouts.py",
+    ),
+    # ---- Norm + PReLU ---------------------------------------------------------------------------
+    Mutant(
+        "a call of a norm is counted",
+        "torch_ext/_norm_calls.py",
+        'buffers["num_batches_tracked"].add_(1)',
+        'buffers["num_batches_tracked"].add_(0)',
+        NORMS,
+    ),
+    Mutant(
+        "statistics are updated once for each call of the norm",
+        "torch_ext/_deferred.py",
+        "if self.fused:  # has counted",
+        "if False:  # has counted",
+        DEFERRED,
+    ),
+    Mutant(
+        "an input that was changed before its result is used is an error",
+        "torch_ext/_deferred.py",
+        "if self.versions != _versions(self.input, self.arguments):",
+        "if False:",
+        DEFERRED,
+    ),
+    Mutant(
+        "the grad mode is that of the norm's call",
+        "torch_ext/_deferred.py",
+        "torch.set_grad_enabled(self.grad)",
+        "torch.set_grad_enabled(True)",
+        DEFERRED,
+    ),
+    Mutant(
+        "nothing is deferred where saved tensors go to hooks",
+        "torch_ext/_norm_calls.py",
+        "        and _saved_tensors_hooks(False) is None\n",
+        "",
+        DEFERRED,
+    ),
+    Mutant(
+        "hooks stand between norm and PReLU",
+        "torch_ext/_norm_calls.py",
+        '        or own["_forward_pre_hooks"]\n',
+        "",
+        f"{NORMS} {DEFERRED}",
     ),
     # ---- CUDA, from its source ------------------------------------------------------------------
     Mutant(
