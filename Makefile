@@ -1,25 +1,25 @@
 # make demo | test | build | format | check-format | check-types | clean
 # make wheel           dist/: source distribution, the wheel built from it, a bill of materials inside
-# make check-package   both, and every way to install and use them, from C++ too (CPU; FORCE_CUDA=1: CUDA)
+# make check-package   both, and every way to install and use them, also from C++ (CPU; with FORCE_CUDA=1: CUDA)
 # make bench           PReLU layer by layer against PyTorch and torch.compile; BENCH_ARGS="--help" tells more
 # make bench-kernels   the CPU kernels alone against a tuned copy
 # make bench-models    training steps and inference of whole models
-# make bench-compile   the same under torch.compile, stock against ours
+# make bench-compile   the same under torch.compile
 # make bench-import    what `import torch_ext` adds to `import torch`
 # make test-models     swaps in models of other packages, with their trained weights
 # make gpu             tests and measures on the GPU of this machine, in at most 10 minutes; GPU_ARGS="--help" tells more
-# make gpu-status      have the CUDA sources of this tree run on a GPU?
+# make gpu-status      whether the CUDA sources of this tree have run on a GPU
 # make check-static    clang as a second compiler, for CUDA too, clang-tidy, cppcheck, see tests/static.mk
-# make asan | tsan | leaks | valgrind | fuzz   checkers that watch the programs run, see tests/sanitizers.mk
-# make coverage | mutants | repeat             are the tests any good? see tests/full.mk
-# make full            all of these in their long forms: hours
+# make asan | tsan | leaks | valgrind | fuzz   checkers that observe running programs, see tests/sanitizers.mk
+# make coverage | mutants | repeat             tests of the tests, see tests/full.mk
+# make full            all of these at full length, which takes hours
 # make docs            the manual, build/docs/index.html
 #
-# Everything that a target needs is set up by it: a virtual environment with the pinned tools, the build.
+# Each target sets up what it needs: a virtual environment with the pinned tools, and the build.
 #   TORCH_VERSION=2.11.0  another torch, in an environment of its own
-#   PYTHON=python3.12     the interpreter that a new environment is made with
+#   PYTHON=python3.12     the interpreter of a new environment
 #   VENV=DIR              an existing environment; nothing is installed if it has what is needed
-#   FORCE_CPU=1, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS   as setup.py says
+#   FORCE_CPU=1, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS   see docs/reference/environment-variables.md
 
 TORCH_VERSION ?= 2.15.0
 PYTHON ?= python3
@@ -67,7 +67,7 @@ bench-kernels: system environment
 	cmake --build $(BUILD)-kernels --target kernels_benchmark
 	$(BUILD)-kernels/benchmarks/cpp/kernels_benchmark $(BENCH_ARGS)
 
-# Builds with what is there, needs no network and installs nothing: $(VENV) if it exists or was asked for, else $(PYTHON).
+# Builds with what is installed, without network: uses $(VENV) if it exists or was given, else $(PYTHON).
 GPU_PY := $(if $(or $(filter-out file,$(origin VENV)),$(wildcard $(PY))),$(PY),$(PYTHON))
 
 gpu:
@@ -76,8 +76,8 @@ gpu:
 gpu-status:
 	@PYTHONPATH=$(CURDIR)/tests $(GPU_PY) -m gpu.status $(GPU_ARGS)
 
-# Passive: threads that wait must not take the cores from those that compile or compute. Two processes, each with whole
-# files: what a file prepares is prepared once. Not reordered: files of few tests, which would come last, take longest.
+# Passive: waiting threads must not take the cores from those that compile or compute. Two processes, each with whole
+# files, so that a file prepares its fixtures once. Not reordered: files of few tests, which would come last, take longest.
 PYTEST := OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 pytest: build
 	$(PYTEST) $(PYTEST_ARGS)
@@ -88,7 +88,7 @@ ctest: build
 build: system environment
 	TORCH_EXT_CMAKE_ARGS="-DTORCH_EXT_TESTS=ON $(TORCH_EXT_CMAKE_ARGS)" $(PY) setup.py -q build_ext --inplace
 
-# Built by tools that are pinned by hash, in an environment of their own; of $(VENV) only torch is used.
+# Built by tools that are pinned by hash, in a separate environment; of $(VENV) only torch is used.
 DIST ?= dist
 WHEEL_TOOLS := $(BUILD)-wheel-tools
 FIND_TORCH := $(PY) -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])'
@@ -112,12 +112,12 @@ check-package: environment
 
 # --- what the targets above rely on -------------------------------------------------------------------
 
-# Debian's packages $(1): installed if this is Debian and one has the rights to, else asked for. Fails if they are not there.
+# Installs Debian's packages $(1) if this is Debian and the user is root, else names them and fails.
 debian_packages = { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
   && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); } \
   || { echo "torch_ext: this needs $(1) (names of Debian's packages)" >&2; false; }
 
-# The torch of an environment that has one stays: what is missing is added to it.
+# If an environment has a torch, it is kept; what is missing is added.
 INSTALLED_TORCH := $(PY) -c 'import importlib.metadata as m; print(m.version("torch").partition("+")[0])' 2>/dev/null
 
 environment: $(VENV)/.ready
@@ -143,7 +143,7 @@ $(VENV)/.docs-ready: docs/requirements.txt $(VENV)/.ready
 	  || $(PY) -m pip install -r docs/requirements.txt "torch==$$($(INSTALLED_TORCH))"
 	touch $@
 
-# facenet-pytorch pins old versions of what we have newer, hence last and alone.
+# facenet-pytorch pins old versions of packages that we have newer; hence it is installed last and without dependencies.
 $(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
 	$(PY) -c "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ('facenet_pytorch', 'sklearn', 'skimage', 'matplotlib', 'rich'))))" || { \
 	  $(PY) -m pip install -r examples/python/requirements.txt \
@@ -151,7 +151,7 @@ $(VENV)/.demo-ready: examples/python/requirements.txt $(VENV)/.ready
 	  && $(PY) -m pip install --no-deps facenet-pytorch==2.6.0; }
 	touch $@
 
-# A C++20 compiler and GoogleTest. Both may be elsewhere: CMake looks for them.
+# A C++20 compiler and GoogleTest. If they are elsewhere, CMake finds them.
 system:
 	@{ command -v c++ && test -e /usr/include/gtest/gtest.h; } >/dev/null || $(call debian_packages,g++ libgtest-dev) || true
 
