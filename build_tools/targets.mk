@@ -1,4 +1,4 @@
-# The targets behind those of the Makefile, which includes this.
+# Further targets; the Makefile, which has the usual ones, includes this file.
 #   make ctest | pytest    the C++ tests; the Python tests
 #   make check-package     wheel and sdist, and every way to install and use them, from C++ too (FORCE_CUDA=1: CUDA)
 #   make check-architectures   a build for all GPUs that the wheel is for, and what nvcc made of the kernels for each

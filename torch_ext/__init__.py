@@ -43,7 +43,6 @@ __all__ = [
     "fuse_norm_prelu",
     "instance_norm_prelu",
     "norm_prelu",
-    "instance_norm_prelu",
     "override_aten",
     "parametrize_relu",
     "prelu",

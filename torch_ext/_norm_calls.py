@@ -1,9 +1,9 @@
 """What a batch or instance norm is about to compute, and whether the fused operators compute the same.
 
-A call of a norm is read from the module once, when it is called: which statistics, which Parameters,
-training or not. `norm_prelu` hands it to the operators at once, a deferred result (`_deferred.py`) later.
+The arguments of a call are read from the module once, when it is called: statistics, Parameters, training
+or not. `norm_prelu` passes them to the operators at once, a deferred result (`_deferred.py`) later.
 
-Whatever is not certain here is left to PyTorch: its modules do it, and raise its errors.
+In any doubtful case PyTorch's modules compute the result, and raise their errors.
 """
 
 from typing import Any, NamedTuple, TypeAlias
@@ -15,7 +15,7 @@ from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from torch.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 
-# The arguments of F.batch_norm and F.instance_norm behind the first: running mean and variance,
+# The arguments of F.batch_norm and F.instance_norm after the first: running mean and variance,
 # weight, bias, whether the input's statistics are used, momentum, eps.
 Arguments: TypeAlias = tuple[
     Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float
@@ -23,7 +23,7 @@ Arguments: TypeAlias = tuple[
 
 
 class Kind(NamedTuple):
-    """Of a class of norms."""
+    """What distinguishes a class of norms."""
 
     instance: bool
     dims: tuple[int, ...]  # of batched inputs

@@ -1,4 +1,4 @@
-"""A norm and the PReLU behind it as one operator: for two modules, as a layer, and in finished models."""
+"""A norm and the PReLU after it as one operator: for two modules, as a layer, and in finished models."""
 
 import contextlib
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
@@ -22,23 +22,23 @@ __all__ = ["NormPReLU", "fuse_norm_prelu", "norm_prelu"]
 
 
 def norm_prelu(norm: nn.Module, prelu: nn.Module, input: Tensor) -> Tensor:
-    """``prelu(norm(input))``, as one operator where that is the same.
+    """``prelu(norm(input))``, as one operator where the result is the same.
 
-    That is: ``norm`` is a batch or instance norm of ``torch.nn`` and ``prelu`` an ``nn.PReLU``,
-    ours, or one that :func:`replace_prelu` changed; dtypes, sizes and devices are such that the pair
-    takes them; the input is batched; neither module has hooks, parametrizations or a ``forward`` of
-    its own, and there are no global hooks. Else the two modules are called, one after the other.
-    It is looked at in each call, so hooks may come and go, SyncBatchNorm may take the place of a
-    norm, and wrappers may do what they like. Running statistics, the count of batches and errors
-    are those of the norm's own ``forward``.
+    It is the same if ``norm`` is a batch or instance norm of ``torch.nn``; ``prelu`` is an
+    ``nn.PReLU``, a :class:`PReLU`, or was changed by :func:`replace_prelu`; the pair supports these
+    dtypes, sizes and devices; the input is batched; neither module has hooks, parametrizations or a
+    ``forward`` of its own; and there are no global hooks. Otherwise the two modules are called one
+    after the other. This is decided at each call, so hooks may be added and removed, SyncBatchNorm
+    may replace a norm, and modules may be wrapped. Running statistics, the count of batches and
+    errors are those of the norm's own ``forward``.
 
     Args:
         norm: any module.
-        prelu: any module that takes what the norm returns.
+        prelu: any module that accepts what the norm returns.
         input: shape :math:`(N, C)` or :math:`(N, C, *)`.
 
     Returns:
-        What ``prelu(norm(input))`` returns, to rounding; the normalised tensor between both is
+        What ``prelu(norm(input))`` returns, up to rounding. The normalised tensor between the two is
         neither stored nor kept for the backward.
 
     Example::
@@ -74,8 +74,8 @@ class NormPReLU(nn.Module):
     """A norm and a PReLU as one layer, by :func:`norm_prelu`.
 
     The modules are its children ``norm`` and ``prelu``, with their own Parameters, buffers and names.
-    It is no subclass of a norm, so ``convert_sync_batchnorm`` converts the norm inside and leaves
-    the activation where it is.
+    The layer is no subclass of a norm, so ``convert_sync_batchnorm`` converts the norm inside it and
+    keeps the activation.
 
     Args:
         norm: a batch or instance norm; another module is called as it is.
@@ -103,31 +103,32 @@ def fuse_norm_prelu(
     example_inputs: ExampleInputs | None = None,
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
 ) -> SwapReport:
-    """Runs each batch or instance norm of a model together with the PReLU behind it, in place.
+    """Runs each batch or instance norm of a model together with the PReLU after it, in place.
 
-    Modules and Parameters stay the same objects, with their names and hooks, ``state_dict`` stays as
-    it is; only the classes of the norms and of the PReLUs are exchanged, for ones that are found by
-    ``isinstance`` as before. :func:`restore_prelu` undoes it. An ``nn.Identity`` between the two, or
-    a dropout that does nothing, may stay there.
+    Modules and Parameters stay the same objects, with their names and hooks, and ``state_dict`` does
+    not change. Only the classes of the norms and PReLUs are exchanged, for subclasses, so
+    ``isinstance`` finds them as before. :func:`restore_prelu` undoes it. An ``nn.Identity`` or an
+    inactive dropout may be between the two.
 
-    How: a norm does not compute its result when it is called but returns a tensor that stands for it.
-    If a PReLU gets that, both run as one operator; whatever else is done with it computes it first.
-    So a forward may be written in any way, and use a norm's result anywhere. Whether a pair is fused
-    is decided in each call: not with hooks, parametrizations or FSDP on either module, not where
-    ``torch.compile``, ``torch.jit.trace`` or ``torch.func`` record or transform, not inside of
-    non-reentrant activation checkpointing, ``torch.autograd.Function`` and ``torch.inference_mode``
-    (use ``torch.no_grad``), not if only one of the two runs under ``no_grad``. The modules then run
-    apart, as they would without this, and PReLU by the operator of :func:`prelu`.
+    A changed norm does not compute its result when it is called, but returns a tensor that stands for
+    it. If a PReLU receives this tensor, both run as one operator; any other use computes the result
+    first. So a forward may be written in any way and use a norm's result anywhere. Whether a pair is
+    fused is decided at each call. It is not fused with hooks, parametrizations or FSDP on either
+    module; where ``torch.compile``, ``torch.jit.trace`` or ``torch.func`` record or transform; inside
+    of non-reentrant activation checkpointing, ``torch.autograd.Function`` and
+    ``torch.inference_mode`` (use ``torch.no_grad``); or if only one of the two runs under
+    ``no_grad``. The modules then run separately, as they would otherwise, PReLU by the operator of
+    :func:`prelu`.
 
-    Two things are errors, in words, that were none: changing a norm's input in place between the norm
-    and the first use of its result, and giving that result, before any other use, to a
-    ``torch.autograd.Function`` or to code in C++ that does not come through PyTorch's Python
-    functions. ``filter_fn`` leaves such a norm alone, and ``example_inputs`` leave alone all norms
-    that no PReLU follows.
+    Two things that were possible before raise an error that explains them: changing a norm's input in
+    place between the norm and the first use of its result, and passing that result, before any other
+    use, to a ``torch.autograd.Function`` or to C++ code that is not called through PyTorch's Python
+    functions. Exclude such a norm by ``filter_fn``; ``example_inputs`` exclude all norms that no
+    PReLU follows.
 
     ``example_inputs`` are run through the model once, in eval mode and without gradients (training
-    flags and buffers are put back), and only norms whose result met a PReLU are changed. Without
-    them, all norms are after which a PReLU comes in the model's order.
+    flags and buffers are restored afterwards), and only norms whose result reached a PReLU are
+    changed. Without them, every norm is changed that is followed by a PReLU in the model's order.
 
     The report's ``skipped`` names what was left alone, with the reason: subclasses with a ``forward``
     of their own (timm's ``BatchNormAct2d``), SyncBatchNorm, lazy modules, parametrized and sharded
@@ -140,7 +141,7 @@ def fuse_norm_prelu(
             leaves that module alone. All are asked before the first is changed.
 
     Raises:
-        TypeError: if an argument is not of its type; nothing is changed then, nor after an error of
+        TypeError: if an argument is not of its type. Nothing is changed then, nor after an error of
             the model itself.
 
     Example::

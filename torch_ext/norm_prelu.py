@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["batch_norm_prelu", "instance_norm_prelu"]
 
-# The packets, as for prelu: looked up once, and TorchScript knows no others.
+# The packets, as for prelu: looked up once, and the only form that TorchScript knows.
 _batch_norm_prelu: Callable[..., Tensor] = torch.ops.torch_ext.batch_norm_prelu
 _instance_norm_prelu: Callable[..., Tensor] = torch.ops.torch_ext.instance_norm_prelu
 
@@ -85,7 +85,8 @@ def instance_norm_prelu(
     Args:
         input: shape :math:`(N, C, *)`, with any strides. (A dense one is copied only if another
             dimension than that of the samples is the outermost in memory.)
-        slope, running_mean, running_var, weight, bias, momentum, eps: as there.
+        slope, running_mean, running_var, weight, bias, momentum, eps: as for
+            :func:`torch_ext.batch_norm_prelu`.
         use_input_stats: whether the statistics are those of ``input``.
 
     Returns:

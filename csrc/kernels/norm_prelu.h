@@ -1,6 +1,6 @@
-// Batch or instance norm and PReLU as channelwise operations (operation.h): the only place of the
-// kernels where their formulas for elements stand. What happens once for each statistic is in
-// norm_prelu_steps.h.
+// Batch or instance norm and PReLU as channelwise operations (operation.h): the only place in the
+// kernels that has their formulas for elements. norm_prelu_steps.h has what is computed once for
+// each statistic.
 //
 //   z = (x - mean) * scale + bias      scale = weight / sqrt(var + eps)
 //   y = z > 0 ? z : slope * z

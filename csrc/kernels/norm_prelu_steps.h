@@ -1,4 +1,4 @@
-// Norm + PReLU for each statistic, before, between and behind the sweeps over the elements
+// Norm + PReLU for each statistic, before, between and after the sweeps over the elements
 // (norm_prelu.h): a shift for the moments, the statistics, the params of the operations, the
 // gradients. Host and device run the same lines.
 //
@@ -40,7 +40,7 @@ C10_HOST_DEVICE inline double reciprocal_deviation(double var, double eps) {
 
 // A value near most elements of a channel: the median of a few that are scattered over it. A
 // channel's mean lies within one deviation of its median, whatever the distribution; a single
-// element (the first, a border's) may lie anywhere. What is not finite is no shift.
+// element (the first, a border's) may lie anywhere. Values that are not finite are never the shift.
 template <typename scalar_t>
 struct ShiftOfChannel {
   using compute_t = compute_type<scalar_t>;
@@ -63,7 +63,7 @@ struct ShiftOfChannel {
 #pragma unroll
 #endif
     for (int i = 0; i < kMostSamples; ++i) {
-      values[i] = std::numeric_limits<compute_t>::infinity();  // behind the median
+      values[i] = std::numeric_limits<compute_t>::infinity();  // after the median
       if (i < samples) {
         // Multiples of the golden section, so that no pattern of the data has their period.
         position += 0.6180339887498949;
@@ -82,8 +82,8 @@ struct ShiftOfChannel {
   }
 
  private:
-  // The value that has so many others before it; 0 if that is none. (By comparisons in places that
-  // are known when it is compiled: what is sorted in memory is slow on a GPU.)
+  // The value with this rank in the order of values; 0 if it is not finite. (By comparisons at
+  // places that are known at compile time, because sorting in memory is slow on a GPU.)
   C10_HOST_DEVICE static compute_t of_rank(
       int wanted, const std::array<compute_t, kMostSamples>& values) {
     compute_t result = 0;

@@ -1,6 +1,6 @@
-// The internal operators behind batch_norm_prelu and instance_norm_prelu. They are functional: what
-// becomes of running statistics is the business of the two public ones. Statistics have the
-// compute type, and the shape (C) or, for instance norm, (N, C); var is the biased one.
+// The internal operators that batch_norm_prelu and instance_norm_prelu call. They are functional:
+// the two public operators update the running statistics. Statistics have the compute type, and the
+// shape (C) or, for instance norm, (N, C); var is the biased one.
 #pragma once
 
 #include <ATen/core/Tensor.h>

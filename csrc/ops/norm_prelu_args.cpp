@@ -71,7 +71,7 @@ void check_parameter(
       ", but `", name, "` has ", tensor->scalar_type());
 }
 
-// Whether samples lie one behind the other.
+// Whether samples follow one another in memory.
 bool is_sample_major(const at::Tensor& dense) {
   return dense.size(0) <= 1 || dense.stride(0) * dense.size(0) == dense.numel();
 }

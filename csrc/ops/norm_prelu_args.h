@@ -1,4 +1,4 @@
-// The arguments of norm + PReLU, checked and brought to the one layout that kernels know, as
+// The arguments of norm + PReLU, checked and converted to the one layout that kernels know, as
 // PreluArgs does for PReLU. Knows no device and no kernel.
 #pragma once
 
@@ -73,7 +73,7 @@ class NormPreluArgs {
   int64_t samples() const { return samples_; }  // with statistics of their own; batch norm: 1
   int64_t statistics() const { return samples_ * channels_; }
 
-  // The input is `runs` pieces of this view, one behind the other, whose channels are the
+  // The input consists of `runs` consecutive pieces with this view, whose channels are the
   // statistics in their order.
   const ChannelView& view() const { return view_; }
   int64_t runs() const { return runs_; }

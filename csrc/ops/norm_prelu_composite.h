@@ -1,6 +1,6 @@
-// The internal operators of norm + PReLU written with PyTorch's own differentiable operators, for
-// torch.func's transforms, forward-mode derivatives and second order. They follow the contract of
-// the kernels (strict >, selects, one rounding), not speed.
+// The internal operators of norm + PReLU, composed of PyTorch's own differentiable operators, for
+// torch.func's transforms, forward-mode derivatives and second order. They keep the contract of the
+// kernels (strict >, selects, one rounding) and are not made for speed.
 #pragma once
 
 #include "ops/norm_prelu.h"

@@ -1,5 +1,5 @@
 // Norm + PReLU on whichever device has an engine: from checked tensors to sweeps of its operations.
-// An Engine is what *_cpu and *_cuda bring:
+// An Engine is defined by *_cpu and *_cuda, with:
 //
 //   kMayLookTwice                            whether the host may read what sweeps have found
 //   new_output(dense)                        uninitialised, in the layout of `dense`
@@ -30,8 +30,9 @@ template <typename T>
 class Rows {
  public:
   Rows(int64_t rows, int64_t statistics, const at::Tensor& input)
-      : memory_(at::empty(
-            {rows, statistics}, input.options().dtype(c10::CppTypeToScalarType<T>::value))) {}
+      : memory_(
+            at::empty(
+                {rows, statistics}, input.options().dtype(c10::CppTypeToScalarType<T>::value))) {}
 
   T* operator[](int64_t row) const { return memory_.mutable_data_ptr<T>() + row * memory_.size(1); }
 
@@ -49,8 +50,9 @@ class NormPreluRun {
   NormPreluRun(const NormPreluArgs& args, double eps, int64_t index)
       : args_(args), eps_(eps), index_(index), rows_(kRows, args.view().channels, args.input()) {}
 
-  // By its own statistics, which are results. Where the shift was far from the mean, all is done a
-  // second time about that mean: rare, and the same for any number of threads.
+  // By its own statistics, which are results. If the shift was far from the mean, everything is
+  // done a second time with the mean as the shift. This is rare, and does not depend on the number
+  // of threads.
   void normalise(const at::Tensor& output, const at::Tensor& mean, const at::Tensor& var) const {
     const int64_t statistics = view().channels;
     const Rows<bool> far(Engine::kMayLookTwice ? 1 : 0, statistics, args_.input());

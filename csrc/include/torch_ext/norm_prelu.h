@@ -8,7 +8,7 @@
 // Shapes   input (N, C, *); slope () or (1) for one slope, or (C); all others (C), or none.
 // Dtypes   input float64, float32, float16 or bfloat16; every other tensor of input's dtype, or
 //          float32 with 16-bit input. The output has input's dtype and memory format.
-// Devices  CPU, CUDA; on others PyTorch's norm, then torch_ext::prelu.
+// Devices  CPU and CUDA; on other devices PyTorch's norm runs, then torch_ext::prelu.
 // Errors   c10::Error with the messages of torch.nn.functional's norms and of prelu;
 //          c10::ValueError where those raise it, c10::NotImplementedError for other dtypes.
 #pragma once
@@ -22,9 +22,9 @@ namespace torch_ext {
 
 // prelu(batch_norm(input), slope), differentiable in input, slope, weight and bias. With
 // z = (input - mean) / sqrt(var + eps) * weight + bias it is z > 0 ? z : slope * z.
-// training: mean and var are the data's; running_mean and running_var, where they are given, are
-// moved towards them by `momentum` (var with the factor M / (M - 1), M elements per channel).
-// Else they are running_mean and running_var.
+// With `training`, mean and var are those of the data, and running_mean and running_var, if they
+// are given, are moved towards them by `momentum` (var with the factor M / (M - 1) for M elements
+// per channel). Otherwise mean and var are running_mean and running_var.
 TORCH_EXT_API at::Tensor batch_norm_prelu(
     const at::Tensor& input,
     const at::Tensor& slope,
@@ -37,7 +37,7 @@ TORCH_EXT_API at::Tensor batch_norm_prelu(
     double eps = 1e-5);
 
 // prelu(instance_norm(input), slope): the same with statistics for each sample (use_input_stats).
-// Running statistics are moved towards the mean of the samples'.
+// Running statistics are moved towards the mean of the statistics of the samples.
 TORCH_EXT_API at::Tensor instance_norm_prelu(
     const at::Tensor& input,
     const at::Tensor& slope,
