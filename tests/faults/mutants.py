@@ -122,7 +122,7 @@ MUTANTS = (
         "      view = {at::get_num_threads(), 1, view.numel() / at::get_num_threads()};\n"
         "    }\n"
         "    cpu::run(view, knobs().nt_stores, cpu::Sweep(operands, step));",
-        "test_determinism.py",
+        "test_battery_threads.py",
     ),
     # ---- Traversals -----------------------------------------------------------------------------
     Mutant(
@@ -202,7 +202,7 @@ MUTANTS = (
         '  check_prelu_args(input, weight, "prelu_meta");\n  return empty_output(input);',
         '  check_prelu_args(input, weight, "prelu_meta");\n'
         "  return at::empty_like(input, at::MemoryFormat::Contiguous);",
-        "test_dispatcher.py",
+        "test_battery_dispatch.py",
     ),
     Mutant(
         "an empty input has a gradient of zeros",
@@ -217,35 +217,35 @@ MUTANTS = (
         _ARGS,
         "return is_16_bit(input) && weight == at::kFloat;",
         "return weight == at::kFloat;",
-        "test_errors.py",
+        "test_battery_errors.py",
     ),
     Mutant(
         "as many slopes as channels",
         _ARGS,
         "channels == weight.sym_numel(),",
         "channels >= weight.sym_numel(),",
-        "test_errors.py",
+        "test_battery_errors.py",
     ),
     Mutant(
         "slopes have at most one dimension",
         _ARGS,
         "      weight.dim() <= 1,\n",
         "      weight.dim() <= 2,\n",
-        "test_errors.py",
+        "test_battery_errors.py",
     ),
     Mutant(
         "one device",
         _ARGS,
         "      input.device() == weight.device(),\n",
         "      true,\n",
-        "test_errors.py",
+        "test_battery_errors.py",
     ),
     Mutant(
         "grad_output has the input's shape",
         _ARGS,
         "      grad_output.sym_sizes() == input.sym_sizes(),\n",
         "      grad_output.sym_numel() == input.sym_numel(),\n",
-        "test_errors.py",
+        "test_battery_errors.py",
     ),
     # ---- Autograd -------------------------------------------------------------------------------
     Mutant(
@@ -253,14 +253,14 @@ MUTANTS = (
         _AUTOGRAD,
         "node->ctx_.save_for_backward({input, weight});",
         "node->ctx_.save_for_backward({input, weight, input.detach()});",
-        "test_contract.py",
+        "test_battery_state.py",
     ),
     Mutant(
         "saved through hooks, not beside them",
         _AUTOGRAD,
         "node->ctx_.save_for_backward({input, weight});",
         "node->ctx_.save_for_backward({input, weight.detach()});",
-        "test_contract.py test_battery_autograd.py",
+        "test_battery_state.py test_battery_autograd.py",
     ),
     Mutant(
         "an undefined gradient is passed on",
@@ -352,7 +352,7 @@ MUTANTS = (
         "csrc/ops/prelu.cpp",
         "tags{at::Tag::pt2_compliant_tag, at::Tag::flexible_layout};",
         "tags{at::Tag::pt2_compliant_tag};",
-        "test_dispatcher.py",
+        "test_battery_dispatch.py",
     ),
     # ---- CUDA, from its source ------------------------------------------------------------------
     Mutant(

@@ -257,7 +257,7 @@ def _pretend_cuda():
 # What it cannot do: modes belong to one thread, copies inside gradcheck and the operators' own
 # checks do not see it, and torch asks a GPU that is not there.
 _BEYOND_IT = (
-    *("python_threads_do_not_disturb", "finite_differences"),
+    *("eight_threads_do_not_disturb", "finite_differences"),
     *("cpu_and_cuda_tensors_do_not_mix", "holds_in_every_thread"),
 )
 

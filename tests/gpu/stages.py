@@ -13,7 +13,7 @@ from gpu.results import ROOT
 FIRST, SIDE = "first", "side"  # lanes
 CORE = (
     *("battery_values", "battery_sums", "battery_layouts", "battery_autograd"),
-    *("contract", "determinism", "errors"),
+    *("battery_state", "battery_threads", "battery_errors"),
 )
 
 
@@ -203,7 +203,7 @@ STAGES = (
         "determinism",
         "repeats beside a busy stream",
         150,
-        *("cuda_determinism", "determinism"),
+        *("cuda_determinism", "battery_threads"),
         lane=FIRST,
     ),
     _suite(
@@ -223,7 +223,7 @@ STAGES = (
         "contract",
         "the contract's other files",
         200,
-        *("contract", "battery_autograd", "errors"),
+        *("battery_state", "battery_autograd", "battery_errors"),
         lane=SIDE,
     ),
     Stage(
