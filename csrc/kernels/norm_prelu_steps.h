@@ -40,7 +40,7 @@ C10_HOST_DEVICE inline double reciprocal_deviation(double var, double eps) {
 
 // A value near most elements of a channel: the median of a few that are scattered over it. A
 // channel's mean lies within one deviation of its median, whatever the distribution; a single
-// element (the first, a border's) may lie anywhere. Values that are not finite are never the shift.
+// element (the first, a border's) may lie anywhere. What is not finite is no shift.
 template <typename scalar_t>
 struct ShiftOfChannel {
   using compute_t = compute_type<scalar_t>;
@@ -56,51 +56,45 @@ struct ShiftOfChannel {
     const int samples = affordable < 3              ? 3
                         : affordable > kMostSamples ? kMostSamples
                                                     : static_cast<int>(affordable);
-    std::array<compute_t, kMostSamples> values;
+    std::array<compute_t, kMostSamples> sorted;
+    sorted.fill(std::numeric_limits<compute_t>::infinity());
     int found = 0;
     double position = 0.5;
+    for (int i = 0; i < samples; ++i) {
+      // Multiples of the golden section, so that no pattern of the data has their period.
+      position += 0.6180339887498949;
+      position -= position >= 1 ? 1 : 0;
+      const auto element = static_cast<int64_t>(position * static_cast<double>(count));
+      const int64_t row = element / view.inner;
+      const int64_t offset = (row * view.channels + channel) * view.inner + element % view.inner;
+      const auto value = static_cast<compute_t>(x[offset]);
+      if (value - value == 0) {  // finite
+        insert(sorted, value);
+        ++found;
+      }
+    }
+    compute_t median = 0;
 #if defined(__CUDA_ARCH__)
 #pragma unroll
 #endif
     for (int i = 0; i < kMostSamples; ++i) {
-      values[i] = std::numeric_limits<compute_t>::infinity();  // after the median
-      if (i < samples) {
-        // Multiples of the golden section, so that no pattern of the data has their period.
-        position += 0.6180339887498949;
-        position -= position >= 1 ? 1 : 0;
-        const auto element = static_cast<int64_t>(position * static_cast<double>(count));
-        const int64_t row = element / view.inner;
-        const int64_t offset = (row * view.channels + channel) * view.inner + element % view.inner;
-        const auto value = static_cast<compute_t>(x[offset]);
-        if (value - value == 0) {  // finite
-          values[i] = value;
-          ++found;
-        }
-      }
+      median = i < found && i == found / 2 ? sorted[i] : median;
     }
-    return of_rank(found / 2, values);
+    return median;
   }
 
  private:
-  // The value with this rank in the order of values; 0 if it is not finite. (By comparisons at
-  // places that are known at compile time, because sorting in memory is slow on a GPU.)
-  C10_HOST_DEVICE static compute_t of_rank(
-      int wanted, const std::array<compute_t, kMostSamples>& values) {
-    compute_t result = 0;
+  // Every place is compared, so that indices are constants and all stays in registers on a GPU.
+  C10_HOST_DEVICE static void insert(std::array<compute_t, kMostSamples>& sorted, compute_t value) {
 #if defined(__CUDA_ARCH__)
 #pragma unroll
 #endif
     for (int i = 0; i < kMostSamples; ++i) {
-      int rank = 0;
-#if defined(__CUDA_ARCH__)
-#pragma unroll
-#endif
-      for (int j = 0; j < kMostSamples; ++j) {
-        rank += values[j] < values[i] || (j < i && values[j] == values[i]) ? 1 : 0;
-      }
-      result = rank == wanted && values[i] - values[i] == 0 ? values[i] : result;
+      const bool before = value < sorted[i];
+      const compute_t larger = before ? sorted[i] : value;
+      sorted[i] = before ? value : sorted[i];
+      value = larger;
     }
-    return result;
   }
 };
 
