@@ -10,9 +10,9 @@
 # Checkers, other benchmarks, long tests: build_tools/targets.mk. Everything that a target needs is set up by it: a
 # virtual environment with the pinned tools, the build.
 #   TORCH_VERSION=2.11.0  another torch, in an environment of its own
-#   PYTHON=python3.12     the interpreter that a new environment is made with
+#   PYTHON=python3.12     the interpreter of a new environment
 #   VENV=DIR              an existing environment; nothing is installed if it has what is needed
-#   FORCE_CPU=1, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS   as setup.py says
+#   FORCE_CPU=1, FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS   see docs/reference/environment-variables.md
 
 TORCH_VERSION ?= 2.15.0
 PYTHON ?= python3
@@ -45,12 +45,12 @@ docs: build $(VENV)/.docs-ready
 bench: build $(VENV)/.bench-ready
 	$(PY) benchmarks/prelu.py $(BENCH_ARGS)
 
-# Builds with what is there, needs no network and installs nothing: $(VENV) if it exists or was asked for, else $(PYTHON).
+# Builds with what is installed, without network: uses $(VENV) if it exists or was given, else $(PYTHON).
 GPU_PY := $(if $(or $(filter-out file,$(origin VENV)),$(wildcard $(PY))),$(PY),$(PYTHON))
 gpu:
 	$(GPU_PY) tests/gpu/session.py $(GPU_ARGS)
 
-# Built by tools that are pinned by hash, in an environment of their own; of $(VENV) only torch is used.
+# Built by tools that are pinned by hash, in a separate environment; of $(VENV) only torch is used.
 DIST ?= dist
 WHEEL_TOOLS := $(BUILD)-wheel-tools
 FIND_TORCH := $(PY) -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])'

@@ -22,7 +22,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
-# Older ones stop at pyproject.toml, with a page about its schema.
+# Older versions reject pyproject.toml, with a long message about its schema.
 if int(setuptools.__version__.split(".")[0]) < 77:
     sys.exit(
         f"torch_ext: setuptools {setuptools.__version__} is too old to build with;"
@@ -87,7 +87,7 @@ def cuda_version(torch):
 
 
 def full_version(torch):
-    """0.1.0+pt2.15cu130: binaries fit one torch minor."""
+    """0.1.0+pt2.15cu130: a binary fits one minor version of torch."""
     if torch is None:
         return VERSION
     cuda = cuda_version(torch)
@@ -97,7 +97,7 @@ def full_version(torch):
 def torch_requirement(torch):
     if torch is None:
         return SUPPORTED
-    from packaging.version import Version  # setuptools brings it along
+    from packaging.version import Version  # a dependency of setuptools
 
     found = Version(torch.version)
     # A pre-release ("2.15.0a0+git…") comes before the release that it is named after.
@@ -106,7 +106,7 @@ def torch_requirement(torch):
 
 
 class CMakeBuild(build_ext):
-    """Installs the native part into the package: the built one, or with --inplace the source tree's."""
+    """Installs the native part into the built package or, with --inplace, into the source tree."""
 
     def run(self):
         torch = find_supported_torch()
@@ -120,7 +120,7 @@ class CMakeBuild(build_ext):
                 sys.exit(f"torch_ext: `cmake {arguments[0]}` failed; its message is above.")
 
     def tools(self, torch):
-        """cmake, once everything else that a build needs is there."""
+        """The path of cmake, after a check that everything else is there that a build needs."""
         if torch is None:
             sys.exit(
                 "torch_ext: building needs the PyTorch it is meant for: install torch, then run"
@@ -146,7 +146,7 @@ class CMakeBuild(build_ext):
             build = ROOT / "build" / "in-place" if self.inplace else Path(self.build_temp).resolve()
         build_type = "Debug" if flag("DEBUG") or self.debug else "Release"
         build_type = os.environ.get("CMAKE_BUILD_TYPE", build_type)
-        # Such a generator would build one configuration and install another; others know theirs.
+        # A multi-config generator would build one configuration and install another.
         several = "Multi-Config" in os.environ.get("CMAKE_GENERATOR", "")
         configuration = ["--config", build_type] if several else []
         yield [
@@ -170,15 +170,15 @@ class CMakeBuild(build_ext):
         return shutil.which("ninja", path=self.search_path())
 
     def with_ninja(self):
-        # By its path: the one that a kept build folder remembers may have gone with an isolated build.
+        # By its path: a kept build folder may remember one that was removed with an isolated build.
         return ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self.ninja()}"]
 
     @staticmethod
     def search_path():
-        """The environment's own tools first, activated or not.
+        """The environment's own tools first, whether it is activated or not.
 
-        Those of its packages before all: in an isolated build they are not in the interpreter's
-        folder, where a system's Python has the system's CMake beside it.
+        Those of its Python packages come before all: in an isolated build they are not in the folder
+        of the interpreter, which for a system's Python also contains the system's CMake.
         """
         of_packages = filter(None, map(package_folder, ("cmake", "ninja")))
         folders = [*of_packages, Path(sys.executable).parent]
@@ -186,10 +186,10 @@ class CMakeBuild(build_ext):
 
 
 def package_folder(program):
-    """Where the Python package of a program's name has it.
+    """The folder in which the Python package of a program's name has the program.
 
-    As its metadata tell: ninja.BIN_DIR looks in the interpreter's own folders first, and `import cmake`
-    may find the folder of that name that lies here.
+    Found by its metadata, because ninja.BIN_DIR looks in the interpreter's own folders first, and
+    `import cmake` may find the folder of that name in this source tree.
     """
     try:
         files = importlib.metadata.files(program) or []
@@ -208,7 +208,7 @@ def pybind11_cmake_dir():
 
 
 class SourceDistribution(sdist):
-    """Adds the commit that the sources are of, for build_info()."""
+    """Adds the commit of the sources, for build_info()."""
 
     def make_release_tree(self, base_dir, files):
         super().make_release_tree(base_dir, files)
@@ -220,7 +220,7 @@ class SourceDistribution(sdist):
             Path(base_dir, "COMMIT").write_text(commit)
 
 
-# A source distribution is for every torch, whichever is installed where it is made.
+# A source distribution is for every torch, whichever is installed where it is built.
 torch_found = None if "sdist" in sys.argv else find_supported_torch()
 setup(
     version=full_version(torch_found),

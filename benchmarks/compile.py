@@ -1,9 +1,9 @@
 """Times models under torch.compile: with nn.PReLU, and after replace_prelu under each policy.
 
-Inductor generates code for all of them. `stock` and `again` are the same model with nn.PReLU,
-compiled twice: their ratio is what this machine's noise amounts to. `auto`, `decompose` and `opaque`
-are the policies of torch_ext.inductor. All take turns in one process, after their outputs were
-compared; figures are medians of rounds, ratios are stock's time by theirs (above 1: faster).
+Inductor generates code for all of them. The model with nn.PReLU is compiled twice, as `stock` and as
+`again`: their ratio shows the noise of the machine. `auto`, `decompose` and `opaque` are the policies
+of torch_ext.inductor. All take turns in one process, after their outputs were compared. Figures are
+medians of rounds; ratios are the time with nn.PReLU divided by theirs (above 1: faster).
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch._inductor.compile_fx import compile_fx
 import torch_ext
 
 SAMPLE_SECONDS = 0.1
-TOLERANCE = 1e-4  # of the largest output: Inductor's loops round elsewhere than eager ones
+TOLERANCE = 1e-4  # of the largest output: Inductor's loops round differently from eager kernels
 CONTENDERS = ("stock", "again", *torch_ext.inductor.POLICIES)
 
 
@@ -48,14 +48,14 @@ def convolution(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 def conv_bn_prelu_conv(channels: int, slopes: int) -> nn.Module:
-    """What most PReLU networks for images are made of."""
+    """The building block of most PReLU networks for images."""
     return nn.Sequential(
         *convolution(channels), nn.PReLU(slopes), nn.Conv2d(channels, channels, 3, padding=1)
     )
 
 
 def conv_prelu_conv(channels: int) -> nn.Module:
-    """Without normalization, as networks for super-resolution are."""
+    """Without normalization, as in networks for super-resolution."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
         nn.PReLU(channels),
@@ -121,7 +121,7 @@ def compiled(model: nn.Module, contender: str) -> nn.Module:
     if contender in torch_ext.inductor.POLICIES:
         torch_ext.replace_prelu(model)
 
-    # A backend of its own, or Dynamo would take what it compiled for another contender.
+    # A separate backend; else Dynamo would use what it compiled for another contender.
     def backend(graph_module: torch.fx.GraphModule, example_inputs: list[Tensor]) -> object:
         return compile_fx(graph_module, example_inputs)
 
@@ -154,12 +154,12 @@ def measure(case: Case, model: nn.Module, kind: str, rounds: int) -> Row:
 def table(rows: list[Row]) -> str:
     """One line for each model and kind."""
     head = "".join(f"{name:>11}" for name in CONTENDERS[1:])
-    lines = [f"{'model':28}{'':11}{'stock ms':>9}{head}"]
+    lines = [f"{'model':28}{'':11}{'PyTorch ms':>11}{head}"]
     for row in rows:
         ratios = "".join(f"{ratio:11.2f}" for ratio in row.ratios.values())
         milliseconds = row.timing.seconds["stock"] * 1e3
         mark = "  disturbed" if row.timing.disturbed else ""
-        lines.append(f"{row.name:28}{row.kind:11}{milliseconds:9.3f}{ratios}{mark}")
+        lines.append(f"{row.name:28}{row.kind:11}{milliseconds:11.3f}{ratios}{mark}")
     worst = min(rows, key=lambda row: row.ratios["auto"])
     lines.append(f"worst of auto: {worst.ratios['auto']:.2f} ({worst.name}, {worst.kind})")
     return "\n".join(lines)
@@ -191,8 +191,8 @@ def main() -> None:
             rows.append(measure(case, model, kind, arguments.rounds))
     print(
         f"torch.compile, torch {here['torch']}, {here['processor']}, {here['threads']} threads, "
-        f"float32; medians of {arguments.rounds} interleaved rounds; ratios are stock's time by "
-        f"theirs\n"
+        f"float32; medians of {arguments.rounds} interleaved rounds; ratios are the time "
+        f"with nn.PReLU divided by theirs\n"
     )
     print(table(rows))
     for name, reason in skipped.items():

@@ -1,8 +1,8 @@
-"""Times PReLU on a GPU, layer by layer: torch_ext, stock eager, torch.compile, and plain copies.
+"""Times PReLU on a GPU, layer by layer: torch_ext, PyTorch's, torch.compile, and plain copies.
 
 A stage of `make gpu` (tests/gpu/session.py), which keeps and judges the rows; or by itself:
 `python benchmarks/cuda_prelu.py --set=targets`. Contenders take turns in one process, and results
-are compared with stock's before anything is timed. A copy moves the same bytes as what it is
+are compared with PyTorch's before anything is timed. A copy moves the same bytes as what it is
 compared with: two tensors forward, three backward.
 """
 
@@ -45,10 +45,10 @@ class Bench:
         self.clock = clock
 
     def measure(self, case: CudaCase, kind: str) -> dict:
-        """Figures of one case: against copy and stock, or of steps against torch.compile."""
+        """Figures of one case: against a copy and PyTorch's operator, or of steps against torch.compile."""
         tensors = case.tensors_on(self.device)
         if not agrees(case, *tensors):
-            raise AssertionError(f"{case.title}: results differ from stock; nothing was timed")
+            raise AssertionError(f"{case.title}: results differ from PyTorch's; nothing was timed")
         figures = {
             "bytes": case.bytes,
             "aligned": case.aligned,

@@ -3,7 +3,7 @@
 Two programs take turns, each in a new interpreter: one imports torch, the other torch and then
 torch_ext. What torch_ext adds is taken twice, because torch's own import varies by more than that:
 as the difference of the two medians, and as the median of the time that `import torch_ext` itself
-took behind torch, which is the figure to judge by. An untimed round comes first, so that files are
+took after torch, which is the figure to judge by. An untimed round comes first, so that files are
 in the page cache and bytecode is compiled, as it is for an installed package.
 """
 
@@ -33,7 +33,7 @@ end = time.perf_counter()
 import json
 new = sorted(set(sys.modules) - before - {{"json"}})
 print(json.dumps({{
-    "total": end - start, "behind_torch": end - between, "new": new, "version": torch.__version__,
+    "total": end - start, "after_torch": end - between, "new": new, "version": torch.__version__,
     "cuda_initialized": torch.cuda.is_initialized(),
 }}))
 """
@@ -48,7 +48,7 @@ class Run:
     """What one process says. Times are in seconds."""
 
     total: float
-    behind_torch: float
+    after_torch: float
     new: list[str]
     version: str
     cuda_initialized: bool
@@ -63,8 +63,8 @@ class Measured:
     import_torch: float
     import_both: float
     spread: float  # of import_torch: half the distance of its quartiles
-    behind_torch: float
-    slowest_behind_torch: float
+    after_torch: float
+    slowest_after_torch: float
     new_modules: list[str]
     cuda_initialized: bool
 
@@ -111,15 +111,15 @@ def measure(rounds: int) -> Measured:
     alone, both = runs.values()
     totals = [result.total for result in alone]
     quartiles = statistics.quantiles(totals, n=4)
-    behind = [result.behind_torch for result in both]
+    after = [result.after_torch for result in both]
     return Measured(
         torch=both[0].version,
         rounds=rounds,
         import_torch=statistics.median(totals),
         import_both=statistics.median(result.total for result in both),
         spread=(quartiles[2] - quartiles[0]) / 2,
-        behind_torch=statistics.median(behind),
-        slowest_behind_torch=max(behind),
+        after_torch=statistics.median(after),
+        slowest_after_torch=max(after),
         new_modules=both[0].new,
         cuda_initialized=any(result.cuda_initialized for result in both),
     )
@@ -133,7 +133,7 @@ def table(measured: Measured) -> str:
 
     ours = [name for name in measured.new_modules if name.split(".")[0] == "torch_ext"]
     others = [name for name in measured.new_modules if name not in ours]
-    verdict = "kept" if measured.behind_torch < LIMIT else "EXCEEDED"
+    verdict = "kept" if measured.after_torch < LIMIT else "EXCEEDED"
     return "\n".join(
         [
             f"{'':34}{'ms':>9}",
@@ -141,9 +141,9 @@ def table(measured: Measured) -> str:
             line("import torch, torch_ext", measured.import_both),
             line("  difference", measured.difference),
             line(
-                "import torch_ext, behind torch",
-                measured.behind_torch,
-                f"slowest {measured.slowest_behind_torch * 1e3:.1f}; "
+                "import torch_ext, after torch",
+                measured.after_torch,
+                f"slowest {measured.slowest_after_torch * 1e3:.1f}; "
                 f"limit {LIMIT * 1e3:.0f}: {verdict}",
             ),
             "",

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.02  # unless told: calls are repeated until one sample takes that long
+SAMPLE_SECONDS = 0.02  # default: calls are repeated until one sample takes that long
 TOLERATED_WAIT = 0.02  # share of a round that threads may have waited for a processor
-PATIENCE = 2  # at most so many times the rounds asked for
+PATIENCE = 2  # at most this many times the requested rounds
 
 Run = Callable[[], object]
 Contenders = dict[str, Run]
@@ -36,12 +36,12 @@ def interleaved(
 ) -> Timing:
     """Times all contenders in turn, round by round.
 
-    Before each sample comes an untimed call of the same contender, so that it finds caches, heap and
-    pages as it left them itself, not as its rival did; and before that, what `prepare` has for it.
+    Before each sample there is an untimed call of the same contender, so that it finds caches, heap
+    and pages as it left them itself, and before that the contender's entry in `prepare` is called.
 
-    A round in which this process's threads were ready but had to wait for a processor (Linux counts
-    that) is thrown away whole: one stalled worker costs its team a scheduler slice. Where too few
-    quiet rounds can be had, all of them count.
+    A round in which threads of this process were ready but had to wait for a processor (which Linux
+    counts) is discarded as a whole, because one stalled worker delays all others by a time slice of
+    the scheduler. If there are too few undisturbed rounds, all of them count.
     """
 
     def sample(name: str) -> float:

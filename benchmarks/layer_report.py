@@ -16,8 +16,8 @@ from rich.table import Table
 
 import torch_ext
 
-CALL_ELEMENTS = 64 << 10  # below, the call counts and not the kernel
-LARGE_BYTES = 8 << 20  # a tensor of more has the targets of large ones
+CALL_ELEMENTS = 64 << 10  # below, the time is that of the call instead of the kernel
+LARGE_BYTES = 8 << 20  # larger tensors have the targets of large ones
 NOISE = 0.03
 
 
@@ -86,7 +86,9 @@ class Machine:
 
 def show(machine: Machine, rows: list[Row], scaling: list[Scaling]) -> None:
     console = Console(width=max(Console().width, 210))
-    console.print(f"\n{machine.title}; times as fast as …, medians of interleaved rounds")
+    console.print(
+        f"\n{machine.title}; × PyTorch, × compile: how many times as fast; medians of interleaved rounds"
+    )
     console.print(_table(rows))
     if scaling:
         console.print(_scaling_table(scaling))
@@ -96,15 +98,15 @@ def show(machine: Machine, rows: list[Row], scaling: list[Scaling]) -> None:
 def _table(rows: list[Row]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="GB/s: useful bytes. made: full-size tensors that backward allocates; extra: MB at its peak "
-        "beside grad_input (ours/stock). *: other processes disturbed it",
+        caption="GB/s: useful bytes. step: forward and backward. made: full-size tensors that backward allocates, "
+        "extra: MB at its peak besides grad_input (torch_ext/PyTorch). *: other processes disturbed it",
     )
     table.add_column("layer", no_wrap=True)
     for name in (
         "MB",
-        "forward\n× stock", "\n× compile", "\nGB/s", "\nof copy",
-        "backward\n× stock", "\n× compile", "\nGB/s", "\nof copy",
-        "step\n× stock", "\n× compile", "made", "extra",
+        "forward\n× PyTorch", "\n× compile", "\nGB/s", "\nof copy",
+        "backward\n× PyTorch", "\n× compile", "\nGB/s", "\nof copy",
+        "step\n× PyTorch", "\n× compile", "made", "extra",
     ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -149,7 +151,7 @@ def _scaling_table(scaling: list[Scaling]) -> Table:
 
 @dataclass
 class Target:
-    """Ratios of some rows, and what they are to reach."""
+    """Ratios of some rows, and the values that they should reach."""
 
     what: str
     ratios: list[tuple[float, str]]  # with the title of each row
@@ -263,8 +265,8 @@ def plot(machine: Machine, rows: list[Row], file: Path) -> None:
     from matplotlib.ticker import ScalarFormatter
 
     series: list[tuple[str, str, Callable[[Row], float]]] = [
-        ("forward, × stock", "tab:blue", lambda row: row.forward.ratio("stock")),
-        ("backward, × stock", "tab:red", lambda row: row.backward.ratio("stock")),
+        ("forward, × PyTorch", "tab:blue", lambda row: row.forward.ratio("stock")),
+        ("backward, × PyTorch", "tab:red", lambda row: row.backward.ratio("stock")),
     ]
     if all("compile" in row.step.seconds for row in rows):
         series.append(

@@ -28,8 +28,9 @@ import torch_ext
 
 SAMPLE_SECONDS = 0.2  # calls are repeated until a sample takes that long
 GRADIENT_TOLERANCE = 1e-5  # of the norm: slope gradients are summed in another order
-# What the profiler calls a PReLU, each with all that it calls. The backward is the engine's whole
-# visit, because for stock the engine sums the slope's gradient after the operator proper.
+# The profiler's names for a PReLU, each including all that it calls. For the backward this is the
+# engine's whole evaluation of the node, because the engine sums the slope's gradient of PyTorch's
+# operator after the operator itself.
 FORWARDS = ("aten::prelu", "torch_ext::prelu")
 BACKWARD = "autograd::engine::evaluate_function: "
 
@@ -51,7 +52,10 @@ class Case:
 
 @dataclass
 class Measured:
-    """A training step or an inference: seconds a call, and what PReLU took of them."""
+    """A training step or an inference: seconds for each call, and PReLU's share of them.
+
+    In the records "stock" is the model with PyTorch's nn.PReLU, "ours" the one with torch_ext.
+    """
 
     timing: Timing
     stock_prelu_share: float
@@ -61,7 +65,7 @@ class Measured:
     def cells(self) -> str:
         """Milliseconds of both, how many times as fast, PReLU's share of both."""
         stock, ours = (self.timing.seconds[name] * 1e3 for name in ("stock", "ours"))
-        shares = f"{self.stock_prelu_share:7.1%}{self.ours_prelu_share:7.1%}"
+        shares = f"{self.stock_prelu_share:9.1%}{self.ours_prelu_share:7.1%}"
         return f"{stock:9.1f}{ours:9.1f}{self.timing.ratio('stock'):9.2f}{shares}"
 
 
@@ -173,7 +177,7 @@ def gradient_difference(models: Models) -> float:
 def check_outputs(what: str, runs: dict[str, Run]) -> None:
     """Ends the program unless outputs are equal to the bit (apart from the sign of zero)."""
     if not all(map(torch.equal, runs["stock"](), runs["ours"]())):
-        raise SystemExit(f"{what}: outputs differ from stock; nothing was timed")
+        raise SystemExit(f"{what}: outputs differ from those with nn.PReLU; nothing was timed")
 
 
 def prelu_share(run: Run, calls: int) -> float:
@@ -192,7 +196,7 @@ def prelu_share(run: Run, calls: int) -> float:
 
 
 def timed(runs: dict[str, Run], rounds: int) -> Measured:
-    """Stock and ours in turns, and what the profiler says of both."""
+    """Times both models in turns, and lets the profiler find PReLU's share of each."""
     timing = interleaved(runs, rounds, sample_seconds=SAMPLE_SECONDS)
     calls = max(1, round(SAMPLE_SECONDS / timing.seconds["stock"]))
     return Measured(timing, *(prelu_share(runs[name], calls) for name in ("stock", "ours")))
@@ -209,13 +213,15 @@ def measure(case: Case, model: nn.Module, rounds: int) -> Row:
     check_outputs(f"{case.name}, inference", passes)
     forward = timed(passes, rounds)
 
-    # Last, for it changes the running statistics of batch norms, and stock's more often.
+    # Last, because it changes the running statistics of batch norms, and not equally often.
     x = torch.randn(case.training)
     steps = {name: training_step(copied, x) for name, copied in models.items()}
     check_outputs(f"{case.name}, training", steps)
     difference = gradient_difference(models)
     if not difference <= GRADIENT_TOLERANCE:
-        raise SystemExit(f"{case.name}: gradients differ from stock by {difference:.1e}")
+        raise SystemExit(
+            f"{case.name}: gradients differ from those with nn.PReLU by {difference:.1e}"
+        )
     return Row(
         case.name,
         case.training,
@@ -230,11 +236,11 @@ def measure(case: Case, model: nn.Module, rounds: int) -> Row:
 
 
 def build(case: Case) -> nn.Module | str:
-    """The model, or the reason why it cannot be had: a package is missing or does not fit."""
+    """The model, or why it is not available: a package is missing or does not fit."""
     torch.manual_seed(0)
     try:
         return case.build()
-    except Exception as error:  # what a package raises is not ours to know
+    except Exception as error:  # a package may raise anything
         if not case.packaged:
             raise
         return f"{type(error).__name__}: {error}"
@@ -257,26 +263,26 @@ def announced(cases: list[Case]) -> Iterator[Case]:
 
 def table(rows: list[Row]) -> str:
     """One line for each model."""
-    kinds = f"{'training step':>41}{'inference':>41}"
-    groups = f"{'ms':>18}{'':9}{'in PReLU':>14}" * 2
-    heads = f"{'stock':>9}{'ours':>9}{'x stock':>9}{'stock':>7}{'ours':>7}" * 2
+    kinds = f"{'training step':>43}{'inference':>43}"
+    groups = f"{'ms':>18}{'':9}{'in PReLU':>16}" * 2
+    heads = f"{'PyTorch':>9}{'ours':>9}{'ratio':>9}{'PyTorch':>9}{'ours':>7}" * 2
     lines = [f"{'':26}{kinds}", f"{'':26}{groups}", f"{'model':20}{'PReLU':>6}{heads}"]
     for row in rows:
         lines.append(f"{row.name:20}{row.prelus:6}{row.training.cells}{row.inference.cells}")
     for row in rows:
         if row.skipped_prelus:
             lines.append(f"{row.name}: {row.skipped_prelus} PReLU could not be replaced")
-    lines.append("x stock: above 1, ours is faster. in PReLU: share of the time to the left.")
+    lines.append("ratio: above 1, torch_ext is faster. in PReLU: PReLU's share of the time.")
     return "\n".join(lines)
 
 
 def skipped_notes(skipped: dict[str, str]) -> str:
-    """What was skipped and why, and how to install it without exchanging torch."""
+    """What was skipped and why, and how to install it without replacing torch."""
     version = torch.__version__.partition("+")[0]
     return "\n".join(
         [
             *(f"skipped: {name}: {reason}" for name, reason in skipped.items()),
-            "to have them:",
+            "to install them:",
             f'  pip install -r benchmarks/models-requirements.txt "torch=={version}"',
             "  pip install --no-deps facenet-pytorch==2.6.0",
         ]

@@ -1,4 +1,4 @@
-"""Times PReLU layer by layer: stock eager, torch.compile of stock, torch_ext, and a plain copy.
+"""Times PReLU layer by layer: PyTorch's, torch.compile of it, torch_ext, and a plain copy.
 
 All contenders take turns in one process, and their results are compared before anything is timed.
 Rates count the bytes that must move: 2 tensors forward (x, y), 3 backward (x, g, the gradient of
@@ -27,7 +27,9 @@ from torch import Tensor
 
 import torch_ext
 
-TENSORS_AT_ONCE = 9  # of full size that a row may hold: inputs, outputs, stock's temporaries
+TENSORS_AT_ONCE = (
+    9  # of full size that a row may need: inputs, outputs, the temporaries of PyTorch's backward
+)
 
 
 def contenders(case: Case, compiled: bool) -> dict[str, Prelu]:
@@ -62,7 +64,7 @@ class Runs:
 def measure(case: Case, rounds: int, compiled: bool) -> layer_report.Row:
     x, weight, grad_output = case.tensors()
     if not agrees(case, x, weight, grad_output):
-        raise SystemExit(f"{case.title}: results differ from stock; nothing was timed")
+        raise SystemExit(f"{case.title}: results differ from PyTorch's; nothing was timed")
     prelus = contenders(case, compiled)
     runs = Runs(x, weight, grad_output)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""PyTorch's own PReLU, as a contender and as the measure of results."""
+"""PyTorch's own PReLU: a contender, called "stock" in the records, and the measure of results."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -23,7 +23,7 @@ class Dtypes(Protocol):
 
 
 def _casting_prelu(x: Tensor, weight: Tensor) -> Tensor:
-    """Stock refuses a float32 weight with 16-bit data; a cast is what autocast adds there."""
+    """PyTorch refuses a float32 weight with 16-bit data; autocast would add this cast."""
     return functional.prelu(x, weight.to(x.dtype))
 
 
@@ -32,7 +32,7 @@ def stock_of(case: Dtypes) -> Prelu:
 
 
 def agrees(case: Dtypes, x: Tensor, weight: Tensor, grad_output: Tensor) -> bool:
-    """Ours has stock's bits, save the slope's gradient (and mixed dtypes, which stock has not)."""
+    """Whether results equal PyTorch's to the bit, except the slope's gradient and mixed dtypes."""
     if case.data_dtype != case.weight_dtype:
         return True
     results = []

@@ -2,8 +2,8 @@
 
     python build_tools/add_sbom.py WHEEL
 
-It names what is compiled into the wheel from elsewhere (headers) and what the wheel asks for when
-it runs. No library is copied into it.
+It names what is compiled into the wheel from elsewhere (headers) and what the wheel needs to run. No
+library is copied into it.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""setuptools' build backend (PEP 517), which also sees to it that there is a torch to build for.
+"""setuptools' build backend (PEP 517), which also ensures that there is a torch to build for.
 
-The binary fits one minor version of torch, so it must be built for the one that it will be used
-with. `torch` among the build requirements would fetch the newest one into an isolated build, a
-download of gigabytes, and build for that. Instead: an isolated build uses the torch of the
-environment that it installs into, and asks for one only where there is none.
+The binary fits one minor version of torch, so it must be built for the version that it will be used
+with. If `torch` were among the build requirements, an isolated build would download the newest one,
+which takes gigabytes, and build for that. Instead an isolated build uses the torch of the environment
+that it installs into, and requires one only if there is none.
 """
 
 import os
@@ -26,5 +26,5 @@ get_requires_for_build_editable = get_requires_for_build_wheel
 
 
 def get_requires_for_build_sdist(config_settings=None):
-    """Nothing. setuptools would run setup.py to find out, which refuses a torch that it cannot build for."""
+    """Nothing. (setuptools would run setup.py to find out, which may refuse the installed torch.)"""
     return []

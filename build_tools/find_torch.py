@@ -1,4 +1,4 @@
-"""Finds the PyTorch to build for, without importing it: that would take seconds and all that it needs."""
+"""Finds the PyTorch to build for without importing it, which takes seconds and all its dependencies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-MINORS = range(11, 16)  # of torch 2: those that the sources are for
+MINORS = range(11, 16)  # of torch 2: the versions that the sources support
 SUPPORTED = f"torch>=2.{MINORS.start},<2.{MINORS.stop}"
 
 

@@ -84,6 +84,10 @@ def naming(**what):
         raise AssertionError(f"with {what}: {error}") from error
 
 
+def is_native(operator):
+    return operator.native
+
+
 def battery(where=lambda operator: True, **axes):
     def mark(function):
         function.where, function.axes = where, axes
@@ -95,13 +99,12 @@ def battery(where=lambda operator: True, **axes):
     return mark
 
 
-def run(function, operator):
-    """A battery on one row, outside of pytest. Returns how often it ran."""
-    count = 0
-    if function.where(operator):
-        for _, arguments in rows_of(function, operator):
-            names = ("operator", *function.axes)
-            extra = {"device": "cpu"} if "device" in inspect.signature(function).parameters else {}
-            function(**dict(zip(names, arguments)), **extra)
-            count += 1
-    return count
+def run(function, operator, most=None):
+    """A battery on a row, outside of pytest: all of its tests, or the first ones. Returns how many."""
+    rows = list(rows_of(function, operator))[:most] if function.where(operator) else []
+    names = ["operator", *function.axes]
+    if "device" in inspect.signature(function).parameters:
+        names, rows = [*names, "device"], [(name, [*row, "cpu"]) for name, row in rows]
+    for _, arguments in rows:
+        function(**dict(zip(names, arguments, strict=True)))
+    return len(rows)

@@ -28,6 +28,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import bad_arguments
 import reference
 import torch
 import torch.nn.functional as F
@@ -96,9 +97,10 @@ class Operator:
     elementwise: bool = True  # DATA results depend on their own element and channel only
     saved: tuple[str, ...] | None = None  # what autograd keeps, and nothing else; None: no promise
     node: str = ""  # the name of its node in autograd's graph
+    native: bool = True  # a kernel of its own for each dispatch key, in torch_ext's library
     copies_nothing: bool = True  # of dense inputs, and takes no memory but results and partial sums
     autocast: Callable | None = None  # (*arguments, dtype) -> the call that autocast stands for
-    bad: dict = field(default_factory=dict)  # errors: see test_battery_errors.py
+    bad: dict = field(default_factory=dict)  # by name: bad_arguments.Bad
     dtypes: tuple = DTYPE_PAIRS  # of data and parameters
     cases: tuple = CASES
     empty_cases: tuple = EMPTY_CASES
@@ -228,6 +230,7 @@ PRELU = Operator(
     backward=lambda *tensors: torch.ops.torch_ext.prelu_backward(*tensors, [True, True]),
     saved=("input", "weight"),
     node="TorchExtPreluBackward",
+    bad=bad_arguments.PRELU,
 )
 
 PRELU_BACKWARD = Operator(
@@ -249,6 +252,7 @@ PRELU_BACKWARD = Operator(
     plain=reference.plain_backward,
     pytorch=_pytorchs_backward,
     same_as_pytorch=("grad_input",),
+    bad=bad_arguments.PRELU_BACKWARD,
 )
 
 OPERATORS = (PRELU, PRELU_BACKWARD)

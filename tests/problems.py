@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from cases import DTYPE_PAIRS
 from hypothesis import strategies as st
+from operators import Role
 
 SIZES = (*range(71), 127, 128, 129, 255, 256, 257, 1023, 1025)
 MOST_ELEMENTS = 20_000
@@ -45,6 +46,34 @@ class Problem:
     grad_output: Placement
     needs: tuple  # gradients of input and weight
     seed: int
+
+    def arguments(self, operator):
+        """Of an operator's row; sums of products are exact: small integers, and slopes with few bits."""
+        made = []
+        placements = [self.grad_output, self.input]
+        for index, argument in enumerate(operator.arguments):
+            if argument.role is not Role.DATA:
+                generator = np.random.default_rng(self.seed + 100 + index)
+                shape = self.slopes if argument.role is Role.SLOPE else self.shape[1:2]
+                values = _tensor(generator.choice(SLOPES, shape), self.weight_dtype)
+                made.append(values)
+            elif argument.name == "input":
+                made.append(self.input.place(self._data(self.seed)))
+            else:
+                made.append(placements[index % 2].place(self._data(self.seed + 1 + index)))
+        return made
+
+    def _data(self, seed):
+        values = [-4.0, -3.0, -1.0, 0.0, 1.0, 2.0, 3.0]
+        return _tensor(np.random.default_rng(seed).choice(values, self.shape), self.dtype)
+
+    def like(self, result, index):
+        """A gradient of a result, somewhere else in memory."""
+        values = np.random.default_rng(self.seed + 50 + index).choice(
+            [-3.0, -1.0, 0.5, 2.0], result.shape
+        )
+        values = _tensor(values, result.dtype)
+        return self.grad_output.place(values) if result.shape == self.shape else values
 
     def make(self):
         """input, weight and grad_output; sums of products are exact: small integers."""

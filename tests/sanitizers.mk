@@ -12,13 +12,13 @@ ASAN := $(BUILD)-asan
 TSAN := $(BUILD)-tsan
 MUST_FAIL := tests/canaries/must_fail.sh
 
-ASAN_PYTEST := $(addprefix tests/test_,contract.py errors.py battery_autograd.py battery_layouts.py)
+ASAN_PYTEST := $(addprefix tests/test_,battery_state.py battery_errors.py battery_autograd.py battery_layouts.py)
 # Of all tests, those are left out that look at the library as it is shipped, that run compilers (which do not bear
 # the preloaded sanitizer), and that count or protect memory, which the sanitizer keeps for itself.
 NOT_UNDER_ASAN := $(addprefix tests/test_,native_library.py cuda_machine_code.py planted_faults.py cuda_sanitizers.py \
-  memory_growth.py guard_pages.py)
-NOT_UNDER_ASAN_EITHER := $(addprefix --deselect=tests/test_faults.py::,test_any_allocation_may_fail \
-  test_a_process_without_memory_goes_on_when_there_is_some_and_loses_none)
+  memory_growth.py battery_memory.py)
+NOT_UNDER_ASAN_EITHER := \
+  --deselect=tests/test_faults.py::test_a_process_without_memory_goes_on_when_there_is_some_and_loses_none
 TSAN_ROUNDS := $(if $(FULL),1000,100)
 # valgrind is some fifty times slower than the program.
 VALGRIND_KERNELS := $(if $(FULL),*,CpuEngine/*.TakesEveryMisalignment:CpuEngine/*.LeavesOutWhatIsNotWanted:CpuOperations/*.GivesTheSumsAlone)

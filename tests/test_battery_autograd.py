@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_backward_operator(operator, dtypes, case, de
                 assert one.requires_grad == create_graph
 
 
-def _subsets(operator):
+def subsets(operator):
     names = [argument.name for argument in operator.arguments if argument.differentiable]
     subsets = [[]]
     for name in names:
@@ -88,7 +88,7 @@ def _subsets(operator):
     return {"+".join(subset) or "none": subset for subset in subsets}
 
 
-@battery(dtypes=DTYPES, needed=_subsets)
+@battery(dtypes=DTYPES, needed=subsets)
 def test_only_the_gradients_that_are_needed_exist(operator, dtypes, needed, device):
     arguments = operator.make(Case("needed", (3, 4, 5), (4,)), dtypes, device, dyadic=True)
     everything = leaves_of(operator, arguments)

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from batteries import battery, each, first_setting
+from batteries import battery, each, first_setting, is_native
 from cases import Case
 from operators import Role
 from reference import assert_both_branches, assert_same_bits
@@ -273,7 +273,7 @@ def test_transforms_of_mixed_dtypes_keep_them_and_the_values(operator, dtypes, s
             assert one.dim() < 2 or torch.equal(one, other)
 
 
-@battery()
+@battery(is_native)
 def test_functionalize_keeps_the_operator_and_removes_mutations_around_it(operator, device):
     arguments = operator.make(Case("mutations", (4, 3, 5), (3,)), DOUBLE, device, dyadic=True)
     function = Function(operator, arguments)

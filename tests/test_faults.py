@@ -41,43 +41,6 @@ def _assert_same(actual, expected):
 # ---- No memory ---------------------------------------------------------------------------------
 
 
-def every_allocation_fails_once():
-    """In forward, backward and both through autograd: the first, the second, ... tensor."""
-    input, weight, grad_output = _problem()
-    calls = {
-        "forward": lambda: (prelu(input, weight),),
-        "backward": lambda: prelu_backward(grad_output, input, weight, [True, True]),
-        "autograd": lambda: forward_backward(prelu, input, weight, grad_output),
-        "second order": lambda: _second_order(input, weight),
-    }
-    for name, call in calls.items():
-        call()  # what is made once and kept
-        expected = [result.clone() for result in call()]
-        count = tensor_memory.allocations(call)
-        for number in range(1, count + 1):
-            tensor_memory.fail_allocation(number)
-            with pytest.raises(RuntimeError, match=NO_MEMORY):
-                call()
-            tensor_memory.fail_allocation(0)
-            _assert_same(call(), expected)
-        print(name, count)
-
-
-def _second_order(input, weight):
-    leaves = input.detach().requires_grad_(), weight.detach().requires_grad_()
-    first = torch.autograd.grad(prelu(*leaves).sum(), leaves, create_graph=True)
-    return torch.autograd.grad(sum(gradient.square().sum() for gradient in first), leaves)
-
-
-def test_any_allocation_may_fail():
-    lines = tensor_memory.run(every_allocation_fails_once).splitlines()
-    counts = {name: int(count) for name, count in (line.rsplit(" ", 1) for line in lines)}
-    assert counts["forward"] == 1
-    # A copy of grad_output, both gradients, partial sums.
-    assert counts["backward"] == 4
-    assert counts["autograd"] >= 5 and counts["second order"] > 5
-
-
 def run_out_of_memory():
     """A limit of the system; two hundred failures, each of which would lose 256 MiB."""
     input, weight, grad_output = _problem()

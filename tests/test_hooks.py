@@ -150,38 +150,6 @@ def test_anomaly_mode_finds_nothing_in_finite_gradients(leaves):
 # ---- Saved tensors -----------------------------------------------------------------------------
 
 
-def test_the_saving_hooks_get_the_two_arguments_themselves(leaves):
-    """Two calls of each hook; the objects, not copies; what unpacks is what is used."""
-    packed, unpacked = [], []
-
-    def pack(tensor):
-        packed.append(tensor)
-        return len(packed) - 1
-
-    def unpack(index):
-        unpacked.append(index)
-        return packed[index]
-
-    with graph.saved_tensors_hooks(pack, unpack):
-        output = prelu(*leaves)
-    assert [tensor.data_ptr() for tensor in packed] == [leaf.data_ptr() for leaf in leaves]
-    assert all(tensor.requires_grad for tensor in packed)
-    assert unpacked == []
-    output.sum().backward()
-    assert sorted(unpacked) == [0, 1] and len(packed) == 2
-    _assert_gradients(leaves, _gradients(*leaves))
-
-
-@pytest.mark.parametrize("pin_memory", (False, True), ids=("unpinned", "pinned"))
-def test_saving_on_the_cpu(pin_memory, leaves):
-    if pin_memory and not torch.cuda.is_available():
-        pytest.skip("only memory of a GPU's host can be pinned")
-    with graph.save_on_cpu(pin_memory=pin_memory):
-        output = prelu(*leaves)
-    output.sum().backward()
-    _assert_gradients(leaves, _gradients(*leaves))
-
-
 def test_saving_hooks_that_are_forbidden_are_refused(leaves):
     with graph.disable_saved_tensors_hooks("not here"):
         prelu(*leaves).sum().backward()
@@ -192,68 +160,7 @@ def test_saving_hooks_that_are_forbidden_are_refused(leaves):
             prelu(*leaves)
 
 
-def test_a_graph_may_be_used_twice_if_it_is_retained(leaves):
-    output = prelu(*leaves)
-    output.sum().backward(retain_graph=True)
-    once = [leaf.grad.clone() for leaf in leaves]
-    _assert_gradients(leaves, _gradients(*leaves))
-    output.sum().backward()
-    _assert_gradients(leaves, [2 * gradient for gradient in once])
-    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
-        output.sum().backward()
-
-
-def test_the_graph_of_the_second_order_may_be_used_twice_if_it_is_retained(leaves):
-    first = torch.autograd.grad(prelu(*leaves).sum(), leaves, create_graph=True)
-    loss = sum(gradient.square().sum() for gradient in first)
-    once = torch.autograd.grad(loss, leaves, retain_graph=True, materialize_grads=True)
-    twice = torch.autograd.grad(loss, leaves, materialize_grads=True)
-    for one, other in zip(once, twice):
-        assert_same_bits(one, other)
-    with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(loss, leaves, materialize_grads=True)
-
-
 # ---- Changes in place --------------------------------------------------------------------------
-
-CHANGES = {
-    "input": lambda input, weight, output: input.mul_(2),
-    "weight": lambda input, weight, output: weight.mul_(2),
-    "a_view_of_input": lambda input, weight, output: input[0, 0].zero_(),
-    "output": lambda input, weight, output: output.mul_(2),  # which nobody saved
-}
-
-
-@pytest.mark.parametrize("needed", ((True, True), (True, False), (False, True)), ids=str)
-@pytest.mark.parametrize("change", CHANGES)
-def test_changes_in_place_are_detected_where_stock_detects_them(change, needed, leaves):
-    leaves = [leaf.detach().requires_grad_(need) for leaf, need in zip(leaves, needed)]
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    outcomes = {}
-    for operator in (prelu, F.prelu):
-        arguments = [leaf.clone() for leaf in leaves]
-        output = operator(*arguments)
-        with torch.set_grad_enabled(change == "output"):
-            CHANGES[change](*arguments, output)
-        try:
-            outcomes[operator] = torch.autograd.grad(output.sum(), wanted)
-        except RuntimeError as error:
-            outcomes[operator] = str(error)
-    if change == "output":
-        assert all(torch.equal(*pair) for pair in zip(outcomes[prelu], outcomes[F.prelu]))
-    else:
-        for outcome in outcomes.values():
-            assert "modified by an inplace operation" in outcome
-
-
-def test_mutation_of_saved_tensors_may_be_allowed(leaves):
-    expected = _gradients(*leaves)
-    with graph.allow_mutation_on_saved_tensors():
-        input = leaves[0].clone()
-        output = prelu(input, leaves[1])
-        input.mul_(-1)
-        output.sum().backward()
-    _assert_gradients(leaves, expected)
 
 
 def test_an_optimizer_step_between_two_backward_passes_is_detected(device):
@@ -264,34 +171,6 @@ def test_an_optimizer_step_between_two_backward_passes_is_detected(device):
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-# ---- Inference mode ----------------------------------------------------------------------------
-
-
-def test_inference_mode_and_its_tensors(leaves):
-    expected = prelu(*leaves).detach()
-    with torch.inference_mode():
-        output = prelu(*leaves)
-        assert output.is_inference() and not output.requires_grad
-        assert_same_bits(output.clone(), expected)
-        kept = [leaf.clone() for leaf in leaves]
-    output = prelu(*kept)  # outside, on inference tensors: nothing to differentiate
-    assert not output.requires_grad and not output.is_inference()
-    assert_same_bits(output, expected)
-    for arguments in ((kept[0], leaves[1]), (leaves[0], kept[1])):
-        for operator in (prelu, F.prelu):
-            with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backwa"):
-                operator(*arguments)
-
-
-def test_no_grad_makes_no_node_and_enable_grad_within_makes_one(leaves):
-    with torch.no_grad():
-        assert prelu(*leaves).grad_fn is None
-        with torch.enable_grad():
-            assert prelu(*leaves).grad_fn is not None
-    weight = finite_slopes((4,), torch.float32, leaves[0].device)
-    assert prelu(leaves[0].detach(), weight).grad_fn is None
 
 
 # ---- Which gradients -------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_objects_for_avx_share_no_function_with_others():
         listing = subprocess.run(
             ["nm", "-C", "--defined-only", path], check=True, capture_output=True, text=True
         ).stdout
-        assert "run_tasks<torch_ext::Prelu" in listing
+        assert "run_tasks<torch_ext::" in listing
         assert shared_symbols(listing) == set(), path
 
 

@@ -135,7 +135,10 @@ def test_no_path_of_the_machine_that_built_it_is_inside(path):
 STATE = {
     r"torch_ext::knobs\(\)::instance": "switches of the whole process, by purpose; atomic",
     r"torch_ext::\(anonymous namespace\)::open_overrides\(\)::count": "likewise, a count",
-    r"torch_ext::prelu(_backward)?\(.*\)::op": "const: the dispatcher's handle",
+    r"torch_ext::(prelu(_backward)?|(batch|instance)_norm_prelu|norm_prelu(_eval|_backward)?)\(.*\)::op": (
+        "const: the dispatcher's handle"
+    ),
+    r"torch_ext::\(anonymous namespace\)::tensor_of\(.*\)::undefined": "const",
     r"torch_ext::cpu::instruction_set_in_use\(\)::chosen": "const: for this processor",
     r"torch_ext::enter_override_aten\(\)::(ours|library)": "made by the first override, then const",
     r"torch_ext::TORCH_LIBRARY_\w+": "registrations, taken back when the library is unloaded",

@@ -6,7 +6,13 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from cases import case_inputs, finite_slopes, integer_values, random_values
+from cases import (
+    case_inputs,
+    finite_slopes,
+    forward_backward,
+    integer_values,
+    random_values,
+)
 from reference import assert_both_branches, assert_same_bits
 from torch.autograd import forward_ad
 
@@ -217,3 +223,17 @@ def test_functional_call_with_stacked_weights_is_an_ensemble(device):
     )(parameters, input)
     assert_both_branches(input, outputs)
     assert_same_bits(outputs, torch.stack([net(input) for net in nets]))
+
+
+def test_denormals_are_kept(dtype, device):
+    """By the kernels, and by everything that runs after them on this and on other threads."""
+    tiny = torch.finfo(dtype).tiny
+    input = torch.full((3, 4, 37), -tiny, dtype=dtype, device=device)
+    weight = torch.tensor([0.25, 0.5, 0.125, 0.75], dtype=dtype, device=device)
+    output, grad_input, grad_weight = forward_backward(prelu, input, weight, -input)
+    expected = (weight.double() * -tiny).to(dtype).view(1, 4, 1).expand(3, 4, 37)
+    assert (expected != 0).all()
+    assert_same_bits(output, expected.contiguous())
+    assert_same_bits(grad_input, -expected.contiguous())
+    grad_weight = prelu_backward(torch.ones_like(input) / 8, input, weight, [False, True])[1]
+    assert_same_bits(grad_weight, torch.full_like(weight, -tiny * 3 * 37 / 8))

@@ -1,15 +1,8 @@
-"""What holds for every problem, tried on thousands of random ones.
+"""Relations between calls of PReLU, tried on random problems: scaling, order, parts, one slope for all."""
 
-A failure is shrunk to a small one and printed as a line that runs it alone. The problems are the
-same in every run; `pytest -m full` draws ten times as many, new ones each time.
-"""
-
-import numpy as np
-import pytest
-import reference
 import torch
-from cases import forward_backward, significant_strides
-from hypothesis import HealthCheck, given, note, settings
+from cases import forward_backward
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import Placement, Problem, problems  # noqa: F401  (the printed lines use them)
 from reference import assert_same_bits
@@ -21,76 +14,6 @@ prelu_backward = torch.ops.torch_ext.prelu_backward
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 FEW = settings(max_examples=100, derandomize=True, **COMMON)
-MANY = settings(max_examples=2000, derandomize=True, **COMMON)
-FULL = settings(max_examples=20_000, **COMMON)
-
-
-def _exact_grad_weight(grad_output, input, weight):
-    """As in reference.py, but NumPy adds: every sum of these integers and halves is exact."""
-    terms = reference.grad_weight_terms(grad_output, input)
-    sums = [np.sum(part) for part in reference.per_slope(terms, weight)] if weight.numel() else []
-    return torch.tensor(sums, dtype=torch.float64).reshape(weight.shape).to(weight.dtype)
-
-
-def check(problem):
-    """Values and layouts of the output and of the gradients that are needed; None of others."""
-    input, weight, grad_output = problem.make()
-    expected = (
-        reference.grad_input(grad_output, input, weight),
-        _exact_grad_weight(grad_output, input, weight),
-    )
-    leaves = [
-        tensor.detach().requires_grad_(need) for tensor, need in zip((input, weight), problem.needs)
-    ]
-    output = prelu(*leaves)
-    assert_same_bits(output.detach(), reference.forward(input, weight))
-    _assert_laid_out_like(output, input)
-    assert output.requires_grad == any(problem.needs)
-    gradients = prelu_backward(grad_output, input, weight, problem.needs)
-    if any(problem.needs):
-        output.backward(grad_output)
-    for leaf, gradient, expectation, need in zip(leaves, gradients, expected, problem.needs):
-        assert (leaf.grad is not None) == (gradient is not None) == need
-        if need:
-            assert_same_bits(gradient, expectation)
-            assert_same_bits(leaf.grad, expectation)
-    if gradients[0] is not None:
-        _assert_laid_out_like(gradients[0], input)
-    assert gradients[1] is None or gradients[1].is_contiguous()
-
-
-def _assert_laid_out_like(result, input):
-    assert significant_strides(result) == significant_strides(torch.empty_like(input))
-
-
-def _run(how, **options):
-    seen = {"problems": 0, "positive": 0, "others": 0}
-
-    @how
-    @given(problems(**options))
-    def try_it(problem):
-        note(f"python -c 'from test_properties import *; check({problem})'")
-        check(problem)
-        positive = (problem.make()[0] > 0).sum().item()
-        seen["problems"] += 1
-        seen["positive"] += positive
-        seen["others"] += np.prod(problem.shape, dtype=int) - positive
-
-    try_it()
-    assert seen["problems"] >= how.max_examples, "Hypothesis found fewer problems"
-    assert 1 / 3 < seen["positive"] / seen["others"] < 3, "one branch hardly occurred"
-
-
-@pytest.mark.contract
-def test_random_problems():
-    _run(MANY)
-
-
-@pytest.mark.full
-def test_many_random_problems():
-    _run(FULL)
-
-
 # ---- Relations ---------------------------------------------------------------------------------
 
 

@@ -46,9 +46,12 @@ def sources(root, *suffixes):
 
 
 def functions(text):
-    """name -> body of each function of namespace scope; clang-format ends them with "}" alone."""
+    """name -> body of each function of namespace scope; clang-format ends them with "}" alone.
+
+    (Types end with "};", and count as one function, named as their first.)
+    """
     found = {}
-    for block in re.findall(r"^[^\s#}].*?^\}$", text, re.DOTALL | re.MULTILINE):
+    for block in re.findall(r"^[^\s#}].*?^\};?$", text, re.DOTALL | re.MULTILINE):
         if match := re.search(r"(\w+)\(", block):
             found[match[1]] = found.get(match[1], "") + block[match.end() :]
     return found

@@ -6,8 +6,8 @@
     layer = torch_ext.PReLU(64)  # as torch.nn.PReLU
     print(torch_ext.replace_prelu(model))  # every nn.PReLU of a model, in place
 
-The operators are torch.ops.torch_ext.prelu and prelu_backward. A library without Python in it
-registers them (`lib/libtorch_ext.so`); C++ programs link it by way of `cmake_prefix_path`.
+The operators are torch.ops.torch_ext.prelu and prelu_backward. `lib/libtorch_ext.so`, which
+contains no Python, registers them; C++ programs find it through `cmake_prefix_path`.
 """
 
 import torch as torch  # first: the native libraries resolve against those that torch loads
@@ -16,7 +16,7 @@ from torch_ext import _library
 
 __version__ = _library.load()
 
-# Only from here on: these need the library that was just loaded.
+# Not earlier: these need the library that was just loaded.
 from torch_ext import _C, _rules
 from torch_ext import inductor as inductor
 from torch_ext import onnx as onnx
@@ -43,6 +43,7 @@ __all__ = [
     "fuse_norm_prelu",
     "instance_norm_prelu",
     "norm_prelu",
+    "instance_norm_prelu",
     "override_aten",
     "parametrize_relu",
     "prelu",
@@ -56,9 +57,9 @@ cmake_prefix_path = str(_library.PACKAGE)
 
 
 def build_info() -> dict[str, object]:
-    """What this build is, and what it was made for.
+    """What this build contains, and what it was made for.
 
-    Keys: version, torch (minor version), cuda (None without), archs (of CUDA), cpu_capabilities,
-    openmp, git (commit).
+    Keys: version, torch (its minor version), cuda (None for a CPU build), archs (CUDA
+    architectures), cpu_capabilities, openmp, git (commit).
     """
     return _C.build_info()

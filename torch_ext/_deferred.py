@@ -33,7 +33,7 @@ from torch_ext._norm_calls import (
     arguments,
     is_undisturbed,
     may_defer,
-    takes_slope,
+    slope_for,
 )
 from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
 
@@ -270,6 +270,7 @@ def call_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
         type(x) is Tensor
         and is_undisturbed(self)
         and may_defer()
+        and not x.is_inference()  # does not tell that it was changed
         and "_is_fsdp_managed_module" not in self.__dict__  # Parameters go after the forward
     ):
         kind = KINDS[type(self)._torch_ext_norm]
@@ -291,7 +292,7 @@ def call_prelu(self: Any, *args: Any, **kwargs: Any) -> Any:
             and call.grad is _grad_enabled()
             and is_undisturbed(self)
             and may_defer()
-            and takes_slope(call.input, slope := self.weight)
+            and (slope := slope_for(self, call.input)) is not None
         ):
             return call.fuse(slope)
     # Hooks and wrappers get an ordinary tensor: what autograd does with them bypasses Python.

@@ -1,7 +1,7 @@
 """The pass over Inductor's graphs that :mod:`torch_ext.inductor` describes.
 
-It runs on the joint graph of forward and backward, before that is cut in two, so the cut sees what
-can be recomputed; and on graphs for inference.
+It runs on the joint graph of forward and backward, before the partitioner divides it, which then
+sees what can be recomputed; and on graphs for inference.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,13 @@ from torch_ext import inductor
 aten = torch.ops.aten
 GraphPass = Callable[[Graph], None]
 
-# Meta data that describe a node's own value; the rest (stack trace, module) goes to what replaces it.
+# Metadata of a node's own value; the rest (stack trace, module) is copied to what replaces it.
 OF_THE_NODE = ("val", "tensor_meta", "eager_input_vals", "arg_kwarg_vals", "original_aten")
 
 
 class PreluPass(CustomGraphPass):
-    """Takes operators apart by the policy; then come the passes that were there before."""
+    """Decomposes operators according to the policy, and then runs the passes that were set
+    before."""
 
     def __init__(self, others: Sequence[GraphPass]) -> None:
         self.others = tuple(others)
@@ -43,12 +44,13 @@ class PreluPass(CustomGraphPass):
             other(graph)
 
     def uuid(self) -> Any:
-        """What compiled code is filed under. As Inductor does, none for passes without one.
+        """The key under which compiled code is cached; none if another pass has none, as in Inductor.
 
-        It is part of the key of every graph, whether there is a PReLU in it or not. So the number of
-        threads, by which small backwards are told from others, is not in it. Inductor files code for
-        the CPU under that number itself since torch 2.15 or before; where it does not, code from the cache is
-        right, and was chosen for the number of threads that compiled it.
+        It is part of the key of every graph, whether it has a PReLU or not. Therefore it does not
+        contain the number of threads, on which the limit for small backwards depends. Since torch
+        2.15 or earlier Inductor's own key for the CPU contains that number. Where it does not, code
+        from the cache is correct, but was chosen for the number of threads of the process that
+        compiled it.
         """
         uuids = [
             other.uuid() if isinstance(other, CustomGraphPass) else None for other in self.others
@@ -65,7 +67,8 @@ def register() -> None:
 
 
 def with_prelu_pass(present: Any) -> Any:
-    """What Inductor's option (nothing, one pass, or since 2.15 several) becomes, with ours in it."""
+    """The value of Inductor's option (nothing, one pass, or since 2.15 several) with our pass
+    added."""
     if present is None:
         others: Sequence[GraphPass] = ()
     elif isinstance(present, (list, tuple)):
@@ -77,11 +80,11 @@ def with_prelu_pass(present: Any) -> Any:
     return PreluPass(others)
 
 
-# ---- Where a backward belongs ------------------------------------------------------------------
+# ---- Which backwards are decomposed ------------------------------------------------------------
 
 
 def fuses_better(backward: Node) -> bool:
-    """Whether Inductor's loops around a backward do its work at less cost than our kernel."""
+    """Whether Inductor's loops around a backward do its work more cheaply than our kernel."""
     input, output_mask = backward.args[1], cast(list[bool], backward.args[3])
     if not output_mask[1]:
         return True  # elementwise: nothing to sum
@@ -93,7 +96,7 @@ def fuses_better(backward: Node) -> bool:
 
 
 def feeds_kernel(node: Node) -> bool:
-    """Whether a kernel takes the result (a convolution, say), so that it must stand in memory."""
+    """Whether a kernel (such as a convolution) uses the result, which then has to be in memory."""
     for user in node.users:
         if is_view(user):
             if feeds_kernel(user):
@@ -130,7 +133,7 @@ def is_view(node: Node) -> bool:
 
 
 class Builder:
-    """Writes calls into a graph in front of a node, each with the value that it would have."""
+    """Inserts calls into a graph before a node, each with the fake value of its result."""
 
     def __init__(self, graph: Graph, before: Node) -> None:
         self.graph = graph
@@ -144,7 +147,7 @@ class Builder:
             result = target(*(value(arg) for arg in args), **kwargs)
         meta = self.before.meta
         node.meta = {key: meta[key] for key in meta if key not in OF_THE_NODE} | {"val": result}
-        if "recompute" in meta:  # activation checkpointing: what it keeps is the result only
+        if "recompute" in meta:  # activation checkpointing keeps only the result
             node.meta["recompute"] = CheckpointPolicy.PREFER_RECOMPUTE
         return node
 
@@ -157,14 +160,15 @@ class Builder:
         return self(aten.gt.Scalar, input, 0)
 
     def along_channels(self, weight: Node, dim: int) -> Node:
-        """C slopes as (C, 1, ...), to be broadcast over ``dim`` dimensions; one as it is, or ()."""
+        """C slopes with shape (C, 1, ...), to be broadcast over ``dim`` dimensions; a single slope
+        as it is, or with shape ()."""
         if value(weight).dim() == 0 or dim == 1:
             return weight
         shape = [-1] + [1] * (dim - 2) if dim else []
         return self(aten.view.default, weight, shape)
 
     def select(self, input: Node, values: Node, weight: Node) -> Node:
-        """``values`` where input is positive, else times the slope; one rounding."""
+        """``values`` where input is positive, else their product with the slope; rounded once."""
         dtype = value(values).dtype
         wide = value(weight).dtype
         slopes = self.along_channels(weight, value(input).dim())
@@ -174,7 +178,7 @@ class Builder:
         return self.cast(selected, dtype)
 
     def sum_to_weight(self, input: Node, grad_output: Node, weight: Node) -> Node:
-        """The slope's gradient: summed wide, rounded once."""
+        """The gradient of the slope: summed in the wider type, rounded once."""
         acc = torch.promote_types(value(input).dtype, torch.float32)
         product = self(aten.mul.Tensor, self.cast(input, acc), self.cast(grad_output, acc))
         zero = self(aten.full.default, [], 0, dtype=acc, device=value(input).device)

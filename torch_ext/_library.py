@@ -1,8 +1,8 @@
 """Loads the native libraries, and only into the torch that they were built for.
 
-A C++ extension is compiled against one minor version of torch. In another one it ends in an
-undefined symbol at best and in a crash at worst, so the build notes what it was made for in
-`_build.json`, and that note is read before anything is loaded.
+A C++ extension is compiled against one minor version of torch. With another version the result is
+an undefined symbol at best and a crash at worst. So the build records in `_build.json` what it was
+made for, and this file is read before anything is loaded.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ _BUILD = (
 def load() -> str:
     """Loads both libraries into the process and returns the version of this build.
 
-    Raises ImportError, with the remedy, where they are missing, broken, or made for another torch.
+    Raises ImportError, with the remedy, if they are missing, broken, or made for another torch.
     """
     built = _read_build()
     _check_torch(built)
@@ -38,7 +38,7 @@ def load() -> str:
         torch.ops.load_library(str(LIBRARY))  # type: ignore[no-untyped-call]
         importlib.import_module("torch_ext._C")
     except Exception as error:
-        # torch's own message only repeats the path; what is wrong with the file is in the cause.
+        # torch's own message only repeats the path; the cause says what is wrong with the file.
         raise _import_error(
             f"the native library of torch_ext does not load: {error.__cause__ or error}. "
             f"Build it again: {_BUILD}."
@@ -69,7 +69,7 @@ def _check_torch(built: dict[str, Any]) -> None:
             f'it was built for (`pip install "torch=={built["torch"]}.*"`).'
         )
     if built["cuda"] is not None:
-        # Minor versions of the CUDA runtime stand in for each other, major ones do not.
+        # Minor versions of the CUDA runtime are compatible with each other, major versions are not.
         major, running = built["cuda"].split(".")[0], torch.version.cuda
         if running is None or running.split(".")[0] != major:
             has = "has no CUDA" if running is None else f"was built with CUDA {running}"
@@ -94,7 +94,7 @@ def _check_files() -> None:
 
 
 def _is_truncated(path: Path) -> bool:
-    """Whether an ELF file ends before its last part: to load it would end the process (SIGBUS)."""
+    """Whether an ELF file ends before its last part: loading it would end the process (SIGBUS)."""
     with path.open("rb") as file:
         header = file.read(64)
     if len(header) < 64 or header[:4] != b"\x7fELF":

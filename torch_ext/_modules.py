@@ -1,4 +1,4 @@
-"""What the functions share that look through a model's modules."""
+"""What is shared by the functions that search the modules of a model."""
 
 import itertools
 import sys
@@ -27,7 +27,7 @@ def check_filter_fn(filter_fn: object) -> None:
 
 
 def compiled_code(module: torch.jit.ScriptModule) -> str:
-    """Its forward in TorchScript's text; "" if it has none."""
+    """The code of its forward, as TorchScript prints it; "" if it has none."""
     try:
         return str(module.graph)
     except RuntimeError:
@@ -35,7 +35,7 @@ def compiled_code(module: torch.jit.ScriptModule) -> str:
 
 
 def own_forward(module: nn.Module, known: Collection[type]) -> type | None:
-    """The class that gives a module another ``forward`` than the known classes have, if any."""
+    """The class by which a module has another ``forward`` than the known classes, if any."""
     for cls in type(module).__mro__:
         if cls in known:
             return None
@@ -47,8 +47,8 @@ def own_forward(module: nn.Module, known: Collection[type]) -> type | None:
 def has_forward_on_the_instance(module: nn.Module) -> bool:
     """Whether calls run anything but the ``forward`` of the module's class.
 
-    That of the class itself, bound to the module, is left behind by what wraps it for a while
-    (accelerate), and says nothing.
+    The forward of the class itself, bound to the module, does not count: tools that wrap it for a
+    while (accelerate) leave it there.
     """
     forward = vars(module).get("forward")
     bound_here = getattr(forward, "__self__", None) is module
@@ -57,11 +57,11 @@ def has_forward_on_the_instance(module: nn.Module) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Of its message; torch's may go on with lists of overloads."""
+    """The first line of its message; those of PyTorch may continue with lists of overloads."""
     return str(error).partition("\n")[0]
 
 
-# The dicts that every module has, but for what it consists of.
+# The dicts that every module has, except those of its contents.
 _HOOKS = [
     name
     for name, value in vars(nn.Module()).items()
@@ -70,19 +70,20 @@ _HOOKS = [
 
 
 def without_hooks(modules: Iterable[nn.Module]) -> dict[int, Any]:
-    """A memo for copy.deepcopy, with which the copies of these modules have no hooks."""
+    """A memo for copy.deepcopy by which the copies of these modules have no hooks."""
     hooks = (vars(module).get(name) for module in modules for name in _HOOKS)
     return {id(kept): type(kept)() for kept in hooks if kept is not None}
 
 
 def _fsdp(name: str) -> tuple[type, ...]:
-    """A class of torch.distributed.fsdp; none if the program has not imported it: it is large."""
+    """A class of torch.distributed.fsdp; empty if the program has not imported that large
+    module."""
     cls = getattr(sys.modules.get("torch.distributed.fsdp"), name, None)
     return () if cls is None else (cls,)
 
 
 def is_sharded(cls: type) -> bool:
-    """Whether fully_shard made this class: from one of its own and the module's, the last base."""
+    """Whether fully_shard made this class: from one of its own and, as last base, the module's."""
     return len(cls.__bases__) == 2 and issubclass(cls.__bases__[0], _fsdp("FSDPModule"))
 
 
@@ -101,7 +102,7 @@ def data_parallel_parts(model: nn.Module) -> dict[nn.Module, str]:
 def tensors_around(
     model: nn.Module, name: str, without: AbstractSet[Tensor] = frozenset()
 ) -> Iterator[Tensor]:
-    """Floating-point tensors of the modules around the named one, the innermost's first."""
+    """Floating-point tensors of the modules around the named one, those of the innermost first."""
     while name:
         name = name.rpartition(".")[0]
         around = model.get_submodule(name)

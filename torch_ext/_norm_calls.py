@@ -107,21 +107,21 @@ def may_defer() -> bool:
     )
 
 
-def fits(norm: Any, kind: Kind, x: Tensor) -> bool:
-    """Whether PyTorch would take this input, batched, and the fused operators, too."""
-    shape, dtype = x.shape, x.dtype
-    if len(shape) not in kind.dims or shape[1] != norm.num_features or dtype not in _FLOATS:
+def _takes(norm: Any, kind: Kind, x: Tensor) -> bool:
+    """Whether PyTorch would take an input of this shape, batched, and the fused operators, too."""
+    shape = x.shape
+    if len(shape) not in kind.dims or shape[1] != norm.num_features or norm.eps <= 0:
         return False
-    count = x.numel()
-    values = count // (shape[0] * shape[1]) if kind.instance and count else count // (shape[1] or 1)
-    if values < 2 or x.layout is not torch.strided or not (x.is_cpu or x.is_cuda):
-        return False
-    return not x.is_inference() and norm.eps > 0
+    channels = shape[0] * shape[1] if kind.instance else shape[1]
+    return x.numel() > channels > 0 and x.layout is torch.strided and (x.is_cpu or x.is_cuda)
 
 
-def _are_like(x: Tensor, tensors: tuple[Tensor | None, ...]) -> bool:
+def _are_like(x: Tensor, *tensors: Tensor | None) -> bool:
     """Of one dtype that goes with the input's, on its device, and no subclass."""
-    own, dtype, device = None, x.dtype, x.device
+    own, dtype = None, x.dtype
+    if dtype not in _FLOATS:
+        return False
+    device = None if x.is_cpu else x.device  # to make and compare devices takes a while
     for tensor in tensors:
         if tensor is None:
             continue
@@ -129,7 +129,11 @@ def _are_like(x: Tensor, tensors: tuple[Tensor | None, ...]) -> bool:
             own = tensor.dtype
             if own is not dtype and not (own is torch.float32 and dtype in _HALF):
                 return False
-        if tensor.dtype is not own or tensor.device != device or type(tensor) not in _TENSORS:
+        elif tensor.dtype is not own:
+            return False
+        if type(tensor) not in _TENSORS:
+            return False
+        if not (tensor.is_cpu if device is None else tensor.device == device):
             return False
     return True
 
@@ -139,7 +143,7 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
 
     Counts the call, as PyTorch's forward does, if it is not None.
     """
-    if not fits(norm, kind, x):
+    if not _takes(norm, kind, x):
         return None
     buffers, named = norm._buffers, norm._parameters
     if "weight" in named and "bias" in named:
@@ -147,7 +151,7 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
     else:  # a replica of nn.DataParallel, where they are attributes
         weight, bias = norm.weight, norm.bias
     mean, var = buffers["running_mean"], buffers["running_var"]
-    if (mean is None) is not (var is None) or not _are_like(x, (weight, bias, mean, var)):
+    if (mean is None) is not (var is None) or not _are_like(x, weight, bias, mean, var):
         return None
     tracked, training, momentum = norm.track_running_stats, norm.training, norm.momentum
     factor = 0.0 if momentum is None else momentum
@@ -164,11 +168,12 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
     return mean, var, weight, bias, training or mean is None, factor, norm.eps
 
 
-def takes_slope(x: Tensor, slope: Any) -> bool:
-    """Whether PReLU with this slope takes what a norm makes of x."""
-    return (
-        type(slope) in _TENSORS
-        and (slope.dtype is x.dtype or (slope.dtype is torch.float32 and x.dtype in _HALF))
-        and (slope.dim() == 0 or (slope.dim() == 1 and slope.shape[0] in (1, x.shape[1])))
-        and slope.device == x.device
-    )
+def slope_for(prelu: Any, x: Tensor) -> Tensor | None:
+    """The slope with which a PReLU takes what a norm makes of x; None if it might refuse."""
+    slope: Any = prelu._parameters.get("weight")
+    if slope is None:  # a replica's is an attribute
+        slope = prelu.weight
+    shape = slope.shape
+    if len(shape) > 1 or (shape and shape[0] != 1 and shape[0] != x.shape[1]):
+        return None
+    return slope if _are_like(x, slope) else None

@@ -88,6 +88,7 @@ def norm_twin(original: type) -> type:
     own: dict[str, Any] = {
         "__call__": call_norm,
         "_save_to_state_dict": _save_to_state_dict,
+        "__jit_unused_properties__": list(_STATISTICS),  # TorchScript takes the buffers
         **{name: _statistic(name) for name in _STATISTICS},
         ORIGINAL: original,
         KNOWN: known_norm(original),

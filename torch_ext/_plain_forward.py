@@ -1,12 +1,12 @@
 """Whether a ``forward`` computes ``prelu(input, self.weight)`` and nothing else.
 
-torch.fx traces it in training and in evaluation mode. Both graphs must be that one call, and tracing
-must have changed no attribute of the module or its class, drawn no random numbers and called nothing
-else of torch: a counter, a buffer, `no_grad` and autocast are noticed that way.
+torch.fx traces it in training and in evaluation mode. Both graphs must consist of that one call,
+and tracing must have changed no attribute of the module or its class, drawn no random numbers and
+called nothing else of torch. A counter, a buffer, `no_grad` and autocast are detected that way.
 
-What cannot be noticed: effects outside of the module (print, files, global variables), which tracing
-has twice; and a choice by anything but the training flag (another attribute, the environment,
-``isinstance`` of the input), of which tracing sees what is chosen now.
+Not detected are effects outside of the module (print, files, global variables), which tracing
+causes twice; and decisions by anything but the training flag (another attribute, the environment,
+``isinstance`` of the input), of which tracing sees only the present outcome.
 """
 
 import collections
@@ -25,14 +25,14 @@ from torch.overrides import TorchFunctionMode
 
 from torch_ext._modules import first_line, without_hooks
 
-# nn.functional's is the first.
+# (torch.nn.functional.prelu is the first.)
 _PRELU = (torch.prelu, torch.ops.aten.prelu, torch.ops.aten.prelu.default)
 
 _DEVICES = ("cpu", "cuda")
 
 
 def why_not_plain(module: PyTorchPReLU) -> str | None:
-    """What the forward of the module's class does besides; None if it is plain.
+    """What else the forward of the module's class does; None if it does nothing else.
 
     Works on copies; the module, its hooks and the random number generators stay as they are.
     """
@@ -62,7 +62,8 @@ class _Tracer(fx.Tracer):
 
 
 class _NothingElse(TorchFunctionMode):
-    """Notes and refuses what a forward calls besides prelu, on tensors that are no proxies too."""
+    """Records and refuses what a forward calls besides prelu, also on tensors that are no
+    proxies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ def _random_state_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _autocast() -> Iterator[None]:
-    """On everywhere, so that switching it off shows."""
+    """Switched on for every device, so that switching it off is detected."""
     before = [torch.is_autocast_enabled(device) for device in _DEVICES]
     for device in _DEVICES:
         torch.set_autocast_enabled(device, True)
@@ -170,9 +171,10 @@ def _attributes(module: PyTorchPReLU, kept: list[Any]) -> dict[str, Any]:
 
 
 def _snapshot(value: Any, kept: list[Any], seen: set[int]) -> Any:
-    """Equal to a later one if neither the object nor any of its parts was exchanged meanwhile.
+    """Equal to a later snapshot if neither the object nor any of its parts was replaced meanwhile.
 
-    Compares identities; `kept` keeps objects alive, for a dead one's could be given to another.
+    Compares identities; `kept` keeps objects alive, because the identity of a freed one could be
+    reused.
     """
     kept.append(value)
     if id(value) in seen:

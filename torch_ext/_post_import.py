@@ -1,4 +1,4 @@
-"""Something to be done once another module is there, without importing it."""
+"""Runs a callback after the import of another module, without importing it."""
 
 import importlib
 import sys
@@ -18,7 +18,7 @@ def when_imported(name: str, callback: Callable[[], None]) -> None:
     watch = _Watch(name, callback)
     if watch not in sys.meta_path:
         sys.meta_path.insert(0, watch)
-    # Looked at last, so that what another thread imports meanwhile is not missed.
+    # Checked last, so that an import by another thread in the meantime is not missed.
     if name in sys.modules:
         importlib.import_module(name)  # waits for that thread
         callback()
@@ -26,7 +26,7 @@ def when_imported(name: str, callback: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class _Watch(MetaPathFinder):
-    """Finds one module, by way of the finders behind it, and has its loader call back."""
+    """Finds one module by means of the finders after this one, and makes its loader call back."""
 
     name: str
     callback: Callable[[], None]
@@ -46,12 +46,12 @@ class _Watch(MetaPathFinder):
 
 
 def _call_after(loader: Loader, callback: Callable[[], None]) -> None:
-    # On the loader itself, not by a loader around it, which would stay in `__loader__` and lack
-    # what tools look for there (source, resources).
+    # On the loader itself, not by a wrapper of it, which would stay in `__loader__` and lack what
+    # tools look for there (source, resources).
     exec_module = loader.exec_module
 
     def exec_and_call(module: ModuleType) -> None:
-        vars(loader).pop("exec_module", None)  # from here on the loader is as it was
+        vars(loader).pop("exec_module", None)  # restores the loader
         exec_module(module)
         callback()
 

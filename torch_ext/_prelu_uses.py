@@ -1,9 +1,9 @@
-"""Where a model calls prelu itself, not by a module: found by reading its code, which runs nothing.
+"""Finds where a model calls prelu itself instead of a module, by reading its code.
 
-Read are the forward of each class, its other methods and the functions that they call by a global
-name; code that torch.fx and torch.export generate is read likewise. A name counts by what it stands for, so
-``F.prelu`` and ``from torch import prelu`` are found, ``self.prelu`` is not taken for one, and
-``x.prelu(w)``, of which only a run can tell what it is, is not found.
+This reads the forward of each class, its other methods and the functions that they call by a global
+name, including code that torch.fx and torch.export generate. Names are resolved, so ``F.prelu`` and
+``from torch import prelu`` are found, and ``self.prelu`` is not mistaken for one. ``x.prelu(w)`` is
+not found, because the type of ``x`` is known only when it runs.
 """
 
 import dis
@@ -18,13 +18,13 @@ from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch_ext.prelu import prelu
 
 _OF_ATEN, _OF_OURS = torch.ops.aten.prelu, torch.ops.torch_ext.prelu
-# nn.functional's is torch's.
+# (torch.nn.functional.prelu is torch.prelu.)
 PYTORCHS = (torch.prelu, _OF_ATEN, _OF_ATEN.default)
 OURS = (prelu, _OF_OURS, _OF_OURS.default)
 
 
 def functional_uses(model: nn.Module, operators: Collection[Any]) -> list[tuple[str, str]]:
-    """The name of each module whose code calls one of the operators, and how it says so."""
+    """The name of each module whose code calls one of the operators, and how the code names it."""
     uses: dict[tuple[str, str], None] = {}
     for path, module in model.named_modules():
         if not isinstance(module, (PyTorchPReLU, torch.jit.ScriptModule)):
@@ -78,7 +78,7 @@ def _is_torchs(definition: Any) -> bool:
 
 
 def _global_names(code: types.CodeType, names: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What code reads by a global name, or as an attribute of a module that it reads so."""
+    """What code reads by a global name, or as an attribute of a module that has such a name."""
     name, value = "", None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and value is not None:
@@ -94,8 +94,7 @@ def _global_names(code: types.CodeType, names: dict[str, Any]) -> Iterator[tuple
 
 
 def _attribute(value: Any, name: str) -> Any:
-    """Of a module or an operator that is there: to import one that comes when it is asked for is no
-    matter of ours."""
+    """An existing attribute of a module or an operator; must not trigger a lazy import."""
     if value is torch.ops or isinstance(
         value, (torch._ops._OpNamespace, torch._ops.OpOverloadPacket)
     ):

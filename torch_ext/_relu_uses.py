@@ -1,4 +1,4 @@
-"""What the rectifiers of a model are called with: channels, dtypes, devices. Runs an example once."""
+"""What the ReLUs and Leaky ReLUs of a model are called with: channels, dtypes, devices."""
 
 import contextlib
 import sys
@@ -27,7 +27,8 @@ class Use(NamedTuple):
 def observed_uses(
     model: nn.Module, modules: Mapping[str, nn.Module], example_inputs: ExampleInputs
 ) -> dict[nn.Module, set[Use]]:
-    """Runs the model once and notes each module's calls; none for one that was not reached."""
+    """Runs the model once and records the calls of each module; a module that was not reached has
+    none."""
     uses: dict[nn.Module, set[Use]] = {module: set() for module in modules.values()}
 
     def noting(name: str, module: nn.Module) -> Callable[..., None]:
@@ -67,7 +68,7 @@ def run_once(model: nn.Module, example_inputs: ExampleInputs) -> None:
 
 
 def _cloned(value: Any) -> Any:
-    """A first module with inplace=True would overwrite the caller's tensor."""
+    """Cloned, because a first module with inplace=True would overwrite the caller's tensor."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
@@ -77,17 +78,17 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     flags = [module.training for module in modules]
     buffers = [dict(module._buffers) for module in modules]
-    # (A lazy module's have no values yet, and those of an inference model cannot change.)
+    # (Buffers of a lazy module have no values yet, and those of an inference model cannot change.)
     written = [t for t in model.buffers() if not (is_lazy(t) or t.is_inference())]
     values = [(tensor, tensor._version, tensor.clone()) for tensor in written]
     for module in modules:
-        module.training = False  # not eval(), which a model may have made its own
+        module.training = False  # not eval(), which a model may have overridden
     try:
         yield
     finally:
         for module, flag, named in zip(modules, flags, buffers, strict=True):
             module.training = flag
-            if not isinstance(module, torch.jit.ScriptModule):  # else values are all there is
+            if not isinstance(module, torch.jit.ScriptModule):  # whose buffers have only values
                 module._buffers.clear()
                 module._buffers.update(named)
         with torch.no_grad():
@@ -97,7 +98,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def use_by_surroundings(model: nn.Module, name: str) -> Use:
-    """Without an example: one slope, where and as wide as the nearest floating-point tensor."""
+    """Without an example: one slope, with device and dtype of the nearest floating-point tensor."""
     for tensor in tensors_around(model, name):
         if tensor.dtype in FLOATS:
             return Use(1, tensor.dtype, tensor.device)

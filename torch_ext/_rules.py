@@ -1,9 +1,10 @@
-"""Rules that parts of PyTorch want for the operators: given once a program imports those parts.
+"""Rules that parts of PyTorch need for the operators, registered when a program imports those parts.
 
-Importing them takes long, and most programs never do, so nothing here is the first to do it.
+Importing them takes long, and most programs never do, so nothing here imports them first.
 
-A rule that a part does not take (it is experimental, or another torch has moved it) is a warning: it
-must not take that part away from programs, which may not even use the operators with it.
+If a rule is refused (the interface is experimental, or another version of PyTorch has moved it),
+there is a warning instead of an error, because a program may use that part of PyTorch without ever
+using these operators there.
 """
 
 import warnings
@@ -15,7 +16,7 @@ from torch_ext._post_import import when_imported
 
 
 def register_when_needed() -> None:
-    """Has each rule registered as soon as its part of PyTorch is imported, or now if it is."""
+    """Registers each rule as soon as its part of PyTorch is imported, or now if it is already."""
     when_imported("torch._inductor.compile_fx", _inductor)
     when_imported("torch.distributed.tensor", _dtensor)
     when_imported("torch.onnx", _onnx)

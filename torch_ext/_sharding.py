@@ -1,9 +1,9 @@
 """How DTensor may shard the operators: which placements of the arguments give which of the results.
 
-Parts of a batch and parts of an image are computed each for itself; the slope's gradients of the
-parts are then still to be summed. Channels are sharded together with their slopes. Everything else
-DTensor redistributes first; a pending sum (``Partial``) too, for PReLU of a sum is not the sum of
-PReLUs.
+Parts of a batch and parts of an image are computed independently; the gradients of the slopes that
+they give are a pending sum. Channels are sharded together with their slopes. DTensor redistributes
+everything else first, including a pending sum (``Partial``) as input, because PReLU of a sum is not
+the sum of PReLUs.
 
 ``torch.distributed.tensor`` is large, so nothing here imports it before the program does.
 """
@@ -26,9 +26,9 @@ def register() -> None:
     prelu_backward = torch.ops.torch_ext.prelu_backward.default
     register_sharding(prelu)(_prelu)
     register_sharding(prelu_backward)(_prelu_backward)
-    # DTensor remembers how a call was sharded, and takes only int arguments for something that
-    # another call may differ in. A remembered call without grad_weight would then answer one with
-    # it. So: all arguments from this one on matter. There is no public way to say so.
+    # DTensor caches how a call was sharded, and considers only int arguments as part of the cache's
+    # key. The entry of a call without grad_weight would then be used for one with it. So all
+    # arguments from this one on are made part of the key. There is no public way to do this.
     schemas = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
     schemas[prelu_backward].static_argnum = 3  # output_mask
 

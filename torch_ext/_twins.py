@@ -1,11 +1,12 @@
 """The classes that a swap gives to modules: their own, with the fused forward.
 
-A module of PyTorch's own class becomes a torch_ext.PReLU; one of a subclass gets a *twin*: a subclass
-of its class and of torch_ext.PReLU that differs from the first in forward alone. PReLUs behind a norm,
-and the norms (`_norm_twins.py`), get twins whose ``__call__`` fuses both (`_deferred.py`).
+A module of PyTorch's own class becomes a torch_ext.PReLU. A module of a subclass gets a *twin*: a
+subclass of its class and of torch_ext.PReLU that differs from the former in its forward only. PReLUs
+that follow a norm, and the norms (`_norm_twins.py`), get twins whose ``__call__`` fuses both
+(`_deferred.py`).
 
-torch.nn.utils.parametrize and FSDP2's fully_shard give a module a class of their own, with the one
-that it had as last base. A swap makes it anew over what that base becomes.
+torch.nn.utils.parametrize and FSDP2's fully_shard give a module a class of their own, whose last
+base is the class that it had. A swap makes this class anew over what the base becomes.
 """
 
 import abc
@@ -22,8 +23,8 @@ from torch_ext._deferred import call_prelu
 from torch_ext._modules import is_sharded
 from torch_ext.prelu import PReLU
 
-# On torch_ext.PReLU and on classes that a swap made: the class that they stand for. By it they are
-# known, and not by being torch_ext.PReLU: a program may have imported that twice.
+# An attribute of torch_ext.PReLU and of classes that a swap made: the class that they stand for. It
+# identifies them, because a program may have imported torch_ext.PReLU twice.
 ORIGINAL = "_torch_ext_original"
 
 
@@ -34,7 +35,7 @@ MADE_BY = "_torch_ext_made_by"
 
 
 def is_fused(cls: type) -> bool:
-    """Whether the class is torch_ext.PReLU or made of it, also by an import of torch_ext before."""
+    """Whether the class is, or was made from, torch_ext.PReLU, also that of an earlier import."""
     return any(vars(base).get(ORIGINAL) is PyTorchPReLU for base in cls.__mro__)
 
 
@@ -50,7 +51,7 @@ def fused_class(cls: type, parametrized: bool, behind_norm: bool = False) -> typ
 
 
 def original_class(cls: type, parametrized: bool) -> type | None:
-    """The class that was there before the swap; None for one that no swap has made."""
+    """The class that was there before the swap; None for a class that no swap has made."""
     sharded, original = is_sharded(cls), vars(cls).get(ORIGINAL)
     if not sharded and not parametrized:
         return original
@@ -90,9 +91,9 @@ def like(original: type, bases: tuple[type, ...], own: dict[str, Any], made_by: 
 
 
 def _forward_like(original: Any) -> Callable[..., Any]:
-    """torch_ext.PReLU's forward, with the name that the original's gives its input: m(x=...).
+    """torch_ext.PReLU's forward, with the name that the original gives its input: m(x=...).
 
-    A wrapper with keyword arguments would do, but not for TorchScript.
+    (TorchScript would not accept a wrapper with keyword arguments.)
     """
     _, *parameters = inspect.signature(original.forward).parameters.values()
     names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD][:1]
@@ -105,24 +106,24 @@ def _forward_like(original: Any) -> Callable[..., Any]:
 def rebased(cls: type, base: type) -> type:
     """A parametrized or sharded module's class, over another last base.
 
-    A parametrized one has the parametrized tensors as properties, and its base comes back with their
-    removal. Deep copies share it, so it is made anew and never edited.
+    A parametrized class has the parametrized tensors as properties, and removing them brings back
+    its base. Deep copies share it, so it is made anew instead of edited.
     """
     namespace = {**_namespace(cls), ORIGINAL: cls}
     return _new_class(cls.__name__, (*cls.__bases__[:-1], base), namespace, type(base))
 
 
-# Layers of one sharded class stay layers of one class, which torch.compile compiles once.
+# Layers of one sharded class remain layers of one class, which torch.compile compiles once.
 _rebased_once = functools.cache(rebased)
 
 
 def _namespace(cls: type) -> dict[str, Any]:
-    """What a class holds of its own, but for what each has for itself: the last two are abc's."""
+    """The namespace of a class without what each class has for itself (the last two are abc's)."""
     own = (ORIGINAL, "_abc_impl", "__abstractmethods__")
     return {name: value for name, value in vars(cls).items() if name not in own}
 
 
-# ---- Making classes that nobody notices --------------------------------------------------------
+# ---- Making classes without notifying their bases -----------------------------------------------
 
 
 class _Unnoticed:
@@ -133,11 +134,11 @@ class _Unnoticed:
 def _new_class(
     name: str, bases: tuple[type, ...], namespace: dict[str, Any], metaclass: type
 ) -> type:
-    """A class of which the bases and their metaclass are not told.
+    """Makes a class without notifying its bases and their metaclass.
 
-    They may keep a register of subclasses by name, from which a program makes its layers; the new one
-    would take the place of the class that it stands for. So __init_subclass__ is hidden behind a base
-    that goes again, and of the metaclass's ways to make a class only the standard library's is used.
+    They may keep a register of subclasses by name, from which a program creates its layers, and the
+    new class would replace the one that it stands for. So a base in front hides __init_subclass__
+    and is removed again, and the metaclass's own ways to create a class are bypassed.
     """
     maker: Any = abc.ABCMeta if issubclass(metaclass, abc.ABCMeta) else type
     made = maker.__new__(metaclass, name, (_Unnoticed, *bases), namespace)
@@ -147,7 +148,7 @@ def _new_class(
 
 @functools.cache
 def _picklable(metaclass: type) -> type:
-    """A metaclass like the given one, whose classes pickle takes although no import finds them."""
+    """A metaclass like the given one, whose classes pickle without being found by an import."""
     name = f"{metaclass.__name__}OfTwins"
     made: Any = type.__new__(type, name, (metaclass,), {"__module__": __name__})
     copyreg.pickle(made, _reduced)
@@ -158,4 +159,4 @@ def _reduced(cls: type) -> str | tuple[Any, ...]:
     if MADE_BY in vars(cls):
         make, *arguments = vars(cls)[MADE_BY]
         return make, tuple(arguments)
-    return cls.__qualname__  # somebody's, made of a twin: found by an import, or not at all
+    return cls.__qualname__  # a class derived from a twin: found by an import, or not at all

@@ -10,7 +10,7 @@ from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 
 from torch_ext._modules import REFUSED, check_filter_fn, check_model
-from torch_ext._norm_calls import KINDS, arguments, is_plain_eager, is_undisturbed, takes_slope
+from torch_ext._norm_calls import KINDS, arguments, is_plain_eager, is_undisturbed, slope_for
 from torch_ext._norm_twins import NORMS, known_norm, norm_obstacle, norm_twin, stands_for_a_norm
 from torch_ext._relu_uses import ExampleInputs, run_once
 from torch_ext._twins import BEHIND_NORM, ORIGINAL, fused_class, is_fused, original_class
@@ -55,12 +55,12 @@ def norm_prelu(norm: nn.Module, prelu: nn.Module, input: Tensor) -> Tensor:
             and is_undisturbed(norm)
             and is_undisturbed(prelu)
             and _is_plain_prelu(prelu)
-            and takes_slope(input, slope := prelu.weight)
+            and (slope := slope_for(prelu, input)) is not None
         ):
             found = arguments(norm, kind := KINDS[known], input)
             if found is not None:
                 fused = instance_norm_prelu if kind.instance else batch_norm_prelu
-                return fused(input, slope, *found)  # type: ignore[arg-type]
+                return fused(input, slope, *found)
     return prelu(norm(input))  # type: ignore[no-any-return]
 
 

@@ -1,14 +1,15 @@
-"""What torch.compile's code generator, Inductor, does with the operators.
+"""What Inductor, the code generator of torch.compile, does with the operators.
 
-To Inductor an operator that is not its own is a wall: nothing before it can be computed in the same
-loop as something behind it. PReLU forward is two instructions an element, so it is taken apart into
-the formulas that Inductor gets from ``torch.nn.functional.prelu``, and fused. The backward is worth a
-kernel: ours reads and writes once, where Inductor sums the slope's gradient in a loop of its own.
-Only where the gradient of the input goes straight into other sums, as in front of a normalization,
-does one loop of Inductor's do all of it, and the backward is taken apart too; so are small ones.
+Inductor cannot fuse what comes before a custom operator with what comes after it. The forward of
+PReLU takes two instructions for each element, so it is decomposed into the formulas that Inductor
+gets from ``torch.nn.functional.prelu``, and fused. The backward is kept whole: our kernel reads and
+writes once, where Inductor sums the gradient of the slope in a separate loop. There are two
+exceptions, in which the backward is decomposed as well. If the gradient of the input goes directly
+into other sums, as in the backward of a normalization, Inductor computes all of it in one loop. And
+for small tensors a call of the operator costs more than the kernel saves.
 
-``docs/design.md`` has the figures; ``make bench-compile`` makes them. The environment variable
-``TORCH_EXT_COMPILE`` or :func:`set_compile` chooses otherwise. Other compiler backends and
+``docs/design.md`` has the figures, which ``make bench-compile`` measures. The environment variable
+``TORCH_EXT_COMPILE`` or :func:`set_compile` chooses another policy. Other compiler backends and
 ``torch.export`` keep the operators whole.
 """
 
@@ -19,35 +20,35 @@ import torch
 __all__ = ["POLICIES", "compile_policy", "set_compile"]
 
 POLICIES = ("auto", "decompose", "opaque")
-"""As above, by neighbours and size; always taken apart; never."""
+"""Decide by neighbours and size, as above; always decompose; never decompose."""
 
 
 def small_backward(device: torch.device) -> int:
-    """Elements up to which a backward is taken apart: a call costs more than the kernel saves.
+    """Elements up to which a backward is decomposed: a call costs more than the kernel saves.
 
-    Measured for CPUs (a call costs 20 to 25 us in the middle of compiled code); a guess for GPUs.
+    Measured for CPUs (a call costs 20 to 25 us within compiled code); an estimate for GPUs.
     """
     if device.type != "cpu":
         return 2**20
-    # Beyond the caches it is the number of passes over memory that counts, however many threads.
+    # Beyond the caches the number of passes over memory decides, whatever the number of threads.
     return min(2**18 * torch.get_num_threads(), 2**22)
 
 
 def compile_policy() -> str:
-    """The policy that what is compiled next gets: one of :data:`POLICIES`."""
+    """The policy for code that is compiled from now on: one of :data:`POLICIES`."""
     return _policy
 
 
 def set_compile(policy: str) -> None:
-    """Chooses what Inductor does with the operators from here on; as ``TORCH_EXT_COMPILE``.
+    """Chooses what Inductor does with the operators from now on, as ``TORCH_EXT_COMPILE`` does.
 
-    What is compiled already stays as it is; ``torch.compiler.reset()`` forgets it.
+    Code that is compiled already stays as it is; ``torch.compiler.reset()`` discards it.
 
     Args:
         policy: ``"auto"``, ``"decompose"`` or ``"opaque"``; see :data:`POLICIES`.
 
     Raises:
-        ValueError: for another word.
+        ValueError: for any other policy.
     """
     global _policy
     _policy = _checked(policy, "policy")

@@ -1,4 +1,4 @@
-"""`python -m torch_ext.info`: what was built, what it runs on, how it is set. For bug reports."""
+"""`python -m torch_ext.info`: what was built, what it runs on, and the settings. For bug reports."""
 
 import os
 import platform

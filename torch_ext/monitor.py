@@ -1,7 +1,7 @@
-"""Watches the rectifiers of a model while it trains: which inputs are positive, which units are
-silent, what happens to slopes and gradients.
+"""Observes ReLU, Leaky ReLU and PReLU modules of a model while it trains: which inputs are positive,
+which units are silent, what happens to slopes and gradients.
 
-This file hooks into the model; monitor_row.py counts; monitor_layer.py says what the figures are;
+This file hooks into the model; monitor_row.py counts; monitor_layer.py defines the figures;
 monitor_report.py presents them.
 """
 
@@ -28,46 +28,48 @@ _State: TypeAlias = tuple[int, int | None]  # of a tensor: see _state
 
 
 class ActivationMonitor:
-    """Collects, per layer and channel, what the inputs of a model's activations are like.
+    """Collects statistics of the inputs of a model's activations, per layer and channel.
 
     Hooks see each forward of a layer in training mode (a *step* of that layer) and its backward:
 
-    - share of non-positive inputs (NaN is not positive);
-    - silent units: no positive input in the last ``window`` observed steps. Silent with slope 0 is
-      dead: output and gradient are 0, so that the unit cannot recover. A unit is a channel; a 2-D
-      input has one per feature, also where one slope serves them all;
+    - the share of non-positive inputs (NaN is not positive);
+    - silent units: units without a positive input in the last ``window`` observed steps. A silent
+      unit with slope 0 is dead: output and gradient are 0, so it cannot recover. A unit is a
+      channel; a 2-D input has one per feature, even if they all share one slope;
     - sparsity: the share of zero outputs where the slope is 0, for finite inputs;
-    - slopes, and how far they are from where they were when the monitor was made;
-    - the L2 norm of the gradient at the layer's output and at its input. A ``GradScaler``'s factor
-      is in it; norms that are not finite are counted apart.
+    - slopes, and how far they have moved since the monitor was created;
+    - the L2 norm of the gradient at the layer's output and at its input, which includes the factor
+      of a ``GradScaler``. Norms that are not finite are counted separately.
 
     Sums stay on the device of the data: a step does not wait for a GPU, only the report does. No
-    graph, activation or gradient is kept. ``state_dict()`` stays as it is; copies and pickles of
-    the model are not monitored and need nothing of torch_ext.
+    graph, activation or gradient is kept. ``state_dict()`` does not change; copies and pickles of
+    the model are not monitored and do not need torch_ext.
 
     A module that is called several times in one forward of ``model`` has a row for each call. (After
-    a KeyboardInterrupt in one, of which no hook hears, layers that are called alone are numbered on
-    from there, until the next forward of ``model``.)
+    a KeyboardInterrupt within a forward, which no hook is told of, the calls of single layers are
+    numbered on from there, until the next forward of ``model``.)
     A forward that is repeated in the backward (activation checkpointing) is not counted again. With
-    ``use_reentrant=True`` it does not say which of several calls it repeats: their gradients are
+    ``use_reentrant=True`` it is not known which of several calls it repeats: their gradients are
     left out, unless only one of them has this number of channels.
 
-    Under DDP the figures are those of one process; :meth:`all_reduce` joins them. Compiled models
-    must be monitored before they are first called; each hook then breaks the graph, so that
-    ``fullgraph=True`` is refused; ``torch.jit.script`` needs the monitor closed. Functional uses (``F.relu``), replicas of ``nn.DataParallel``,
-    CUDA graphs, transforms of ``torch.func`` and sharded parameters (FSDP) are not covered.
+    Under DDP the figures are those of one process; :meth:`all_reduce` combines them. Compiled models
+    must be monitored before they are first called; each hook then breaks the graph, so
+    ``fullgraph=True`` is refused. Before ``torch.jit.script`` the monitor has to be closed.
+    Functional uses (``F.relu``), replicas of ``nn.DataParallel``, CUDA graphs, transforms of
+    ``torch.func`` and sharded parameters (FSDP) are not covered.
 
     Args:
         model: searched with all its submodules, itself included.
-        layers: the classes to monitor. Slopes, dead units and sparsity are known of PReLU, ReLU,
-            Leaky ReLU and ReLU6, the rest of any class whose first input is a tensor.
+        layers: the classes to monitor. Slopes, dead units and sparsity are available for PReLU,
+            ReLU, Leaky ReLU and ReLU6, the other figures for any class whose first input is a
+            tensor.
         filter_fn: ``filter_fn(module, name)`` is asked about each of them; a false answer leaves
             that module alone.
         window: how many observed steps without a positive input make a unit silent.
-        every: observe each so many-th step only, beginning with the first.
-        channel_dim: the dimension that holds the channels; -1 for transformers' (N, L, C). A PReLU
-            with a slope per channel has them in dimension 1 always. Inputs with fewer than two
-            dimensions are one unit. An input with another number of channels gets another row.
+        every: observe one step in this many, beginning with the first.
+        channel_dim: the dimension of the channels; -1 for transformers' (N, L, C). For a PReLU with
+            a slope per channel it is always 1. Inputs with fewer than two dimensions are one unit.
+            An input with another number of channels gets another row.
 
     Raises:
         TypeError: if an argument is not of its type.
@@ -106,21 +108,21 @@ class ActivationMonitor:
             )
         self._start_slopes = {name: _slope_copy(each) for name, each in self._modules.items()}
         self._rows: dict[tuple[str, int, int], Row] = {}
-        # Of the call that is running: its row, and the state of its input before it.
+        # For the call that is running: its row, and the state of its input before the call.
         self._current: dict[str, tuple[Row, _State] | None] = {}
         # How often each module was called in the running forward of the model; None outside one.
         self._calls: dict[str, int] | None = None
         self._handles = self._attach(model)
 
     def _attach(self, model: nn.Module) -> list[Any]:
-        """The model's own hooks enclose those of the layers, also where it is a layer itself."""
+        """The hooks of the model enclose those of the layers, also if the model is a layer itself."""
         handles = [model.register_forward_pre_hook(_hook(self._begin, model))]
         for name, module in self._modules.items():
             before = _hook(functools.partial(self._before, name), module)
             after = _hook(functools.partial(self._after, name), module)
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after, with_kwargs=True))
-        # Also where the forward raises, or calls of layers alone would be numbered on from there.
+        # Called also if the forward raises; else calls of single layers would be numbered on from there.
         end = _hook(self._end, model)
         handles.append(model.register_forward_hook(end, always_call=True))
         return handles
@@ -136,7 +138,7 @@ class ActivationMonitor:
     def _before(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Counts the input. Before the forward, which may overwrite it."""
+        """Counts the input, before the forward can overwrite it."""
         self._current[name] = None
         input = next(iter((*args, *kwargs.values())), None)
         if not module.training or not _is_countable(input):
@@ -145,7 +147,7 @@ class ActivationMonitor:
         self._current[name] = None if row is None else (row, _state(input))
 
     def _row_of_call(self, name: str, module: nn.Module, input: Tensor) -> Row | None:
-        """Where the call belongs; adds it there, unless a backward repeats it."""
+        """The row of a call; adds the call to it, unless a backward repeats it."""
         dim = self._dim_of_channels(module, input)
         channels = 1 if dim is None else input.size(dim)
         if torch._C._current_graph_task_id() != -1:  # inside a backward
@@ -157,7 +159,7 @@ class ActivationMonitor:
         if row is not None and row.seen % self.every != 0:
             row.sampled = False
         else:
-            # What is made under the caller's inference_mode could not be added to outside it.
+            # A tensor that is created under the caller's inference_mode could not be added to outside.
             with torch.inference_mode(False), torch.no_grad():
                 if row is None:
                     row = self._rows[name, call, channels] = Row(channels, input.device)
@@ -167,17 +169,17 @@ class ActivationMonitor:
         return row
 
     def _only_row(self, name: str, channels: int) -> Row | None:
-        """None if several may be meant: segments are repeated in another order than called."""
+        """None if it could be one of several: segments are repeated in another order than called."""
         rows = [row for key, row in self._rows.items() if (key[0], key[2]) == (name, channels)]
         return rows[0] if len(rows) == 1 else None
 
     def _after(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any
     ) -> None:
-        """Follows the gradient through the layer: a hook on its graph node, which sees both ends.
+        """Reads the gradients at both ends of the layer, by a hook on its graph node.
 
-        A full backward hook would forbid ``inplace=True``; one on the input would get the sum over
-        everything that uses it, a residual connection for instance.
+        A full backward hook would forbid ``inplace=True``, and a hook on the input would get the sum
+        over all uses of the input, such as a residual connection.
         """
         row, state = self._current.pop(name, None) or (None, None)
         if row is None or not row.sampled or not isinstance(output, Tensor):
@@ -186,7 +188,7 @@ class ActivationMonitor:
         if node is None:
             return
         input = next(iter((*args, *kwargs.values())))
-        # The node of an input that was returned as it came is another layer's.
+        # If the input itself was returned, its node belongs to another layer.
         unchanged = output is input and _state(input) == state
         place = None if unchanged else _place_of_input(node, input, output)
         node.register_hook(functools.partial(row.add_gradients, output.output_nr, place, unchanged))
@@ -201,7 +203,7 @@ class ActivationMonitor:
     # ---- Results ---------------------------------------------------------------------------------
 
     def report(self) -> ActivationReport:
-        """The figures so far, as an object of their own; waits for the device."""
+        """The figures so far, as a separate object; waits for the device."""
         order = {name: place for place, name in enumerate(self._modules)}
         rows = sorted(self._rows.items(), key=lambda item: (order[item[0][0]], *item[0][1:]))
         return ActivationReport(
@@ -214,9 +216,9 @@ class ActivationMonitor:
     def all_reduce(self, group: Any = None) -> ActivationReport:
         """The figures of all processes of a ``torch.distributed`` group together.
 
-        Every process of the group must call it; each gets the same report, in which shares and
-        norms are over all of them, and a unit is silent if it is in every one. The monitors
-        themselves go on with the figures of their own process.
+        Every process of the group must call it, and each gets the same report. Shares and norms are
+        over all processes, and a unit is silent if it is silent in every one. The monitors
+        themselves continue with the figures of their own process.
         """
         reports: list[Any] = [None] * torch.distributed.get_world_size(group)
         torch.distributed.all_gather_object(reports, self.report(), group)
@@ -239,15 +241,15 @@ class ActivationMonitor:
         return self.report().plot(path)
 
     def reset(self) -> None:
-        """Begins new shares and norms, for figures of an epoch, say.
+        """Starts shares and norms anew, for example for the figures of an epoch.
 
-        The count of steps without a positive input and the slopes' starting values go on.
+        The count of steps without a positive input and the initial values of slopes are kept.
         """
         for row in self._rows.values():
             row.reset()
 
     def close(self) -> None:
-        """Takes the hooks off the model; the figures so far can still be read."""
+        """Removes the hooks from the model; the figures so far can still be read."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -283,10 +285,10 @@ class ActivationMonitor:
 
 
 class _Hook(functools.partial[None]):
-    """A hook that does not leave its module.
+    """A hook that is not copied with its module.
 
-    Copies of the module get a hook that does nothing, and so do pickles. That one comes from the
-    standard library, so that they can be loaded without torch_ext.
+    Copies and pickles of the module get a hook that does nothing. It comes from the standard
+    library, so that they can be loaded without torch_ext.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -294,7 +296,7 @@ class _Hook(functools.partial[None]):
 
     @property
     def __name__(self) -> str:
-        """What torch.jit.script, which would compile the hook, asks for first."""
+        """Read by torch.jit.script before it compiles the hook."""
         raise AttributeError(
             "torch_ext.ActivationMonitor counts in Python, which torch.jit.script cannot compile: "
             "close() the monitor first"
@@ -303,10 +305,10 @@ class _Hook(functools.partial[None]):
 
 def _hook(function: Callable[..., None], watched: nn.Module) -> _Hook:
     def hook(module: nn.Module, *arguments: Any) -> None:
-        if module is watched:  # else a replica, which shares its hooks
+        if module is watched:  # otherwise it is a replica, which shares the hooks
             function(module, *arguments)
 
-    # Dynamo would trace the counting, and guard on numbers that change with every step.
+    # Dynamo would trace the counting, and would guard on numbers that change at every step.
     disable: Any = torch.compiler.disable
     reason = (
         "torch_ext.ActivationMonitor counts outside the graph: "
@@ -331,7 +333,7 @@ def _check_arguments(
 
 
 def _is_countable(input: object) -> TypeGuard[Tensor]:
-    """Dense values; not the stand-ins that export, tracing and torch.func call a model with."""
+    """Dense values, not the placeholders with which export, tracing and torch.func call a model."""
     return (
         _is_plain(input)
         and not torch._C._is_tracing()
@@ -343,12 +345,12 @@ def _is_countable(input: object) -> TypeGuard[Tensor]:
 
 
 def _is_plain(value: object) -> TypeGuard[Tensor]:
-    """A tensor that is no subclass, of which neither fake nor distributed ones hold the values."""
+    """A tensor that is no subclass: fake and distributed tensors do not hold the values."""
     return type(value) in (Tensor, nn.Parameter)
 
 
 def _slope(module: nn.Module) -> Tensor | float | None:
-    """What the module multiplies non-positive inputs with, if it is known to."""
+    """The factor by which the module multiplies non-positive inputs, if known."""
     if isinstance(module, PyTorchPReLU):
         return module.weight if _is_plain(module.weight) else None
     forward = type(module).forward
@@ -375,12 +377,12 @@ def _gradient_norm(total: float, finite: float, count: int) -> GradientNorm:
 
 
 def _state(input: Tensor) -> _State:
-    """Which tensor it is and how often it was written to; inference tensors do not count that."""
+    """Identifies the tensor and how often it was written to, which inference tensors do not count."""
     return id(input), None if input.is_inference() else input._version
 
 
 def _place_of_input(node: Any, input: Tensor, output: Tensor) -> int | None:
-    """Which of a graph node's gradients belongs to the input of the module that made it."""
+    """Which gradient of a graph node belongs to the input of the module that created the node."""
     if not input.requires_grad:
         return None
     if output is input:  # inplace=True; the node of a view is not that of the operation

@@ -1,4 +1,4 @@
-"""What an ActivationMonitor has found of one layer: the figures, and what they mean."""
+"""The figures that an ActivationMonitor has for one layer, and what they mean."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ class GradientNorm(NamedTuple):
 
     @property
     def mean(self) -> float | None:
-        """Over the finite ones; None if no gradient came, NaN if none was finite."""
+        """The mean of the finite norms; None if there was no gradient, NaN if none was finite."""
         if self.finite:
             return self.total / self.finite
         return math.nan if self.infinite else None
@@ -31,15 +31,15 @@ class LayerStatistics:
     """One call of one module. Tensors have shape (channels) and are on the CPU.
 
     Attributes:
-        name, call, kind: of the module, which of its calls in a forward (from 1), its class.
+        name, call, kind: the module's name, the number of the call in a forward (from 1), its class.
         window: how many steps without a positive input make a unit silent.
         steps: observed steps since the last reset.
-        observed: observed steps since the monitor was made.
+        observed: observed steps since the monitor was created.
         elements: inputs per channel in `steps`; `positive` of them were > 0.
         silent_steps: observed steps since the last positive input.
         zero_slope: inputs in `steps` that met a slope of 0; `zero_slope_positive` of them were > 0.
-        slope, start_slope: at the time of the report, and when the monitor was made; None where
-            what the module does is not known.
+        slope, start_slope: at the time of the report, and when the monitor was created; None if it
+            is not known what the module does.
         grad_output, grad_input: gradient norms where the gradient enters and leaves the layer.
     """
 
@@ -61,7 +61,7 @@ class LayerStatistics:
 
     @property
     def label(self) -> str:
-        """The name, with the number of the call from the second on."""
+        """The name, followed by the number of the call from the second call on."""
         return (self.name or "(root)") + (f" call {self.call}" if self.call > 1 else "")
 
     @property
@@ -81,7 +81,7 @@ class LayerStatistics:
 
     @property
     def is_silent(self) -> Tensor | None:
-        """Which units had no positive input in the last `window` steps. None before there were as many."""
+        """Which units had no positive input in the last `window` steps. None before that many steps."""
         return self.silent_steps >= self.window if self.observed >= self.window else None
 
     @property
@@ -114,14 +114,14 @@ class LayerStatistics:
 
     @property
     def drift_by_channel(self) -> Tensor | None:
-        """How far each slope is from where it started."""
+        """How far each slope has moved from its initial value."""
         if self.slope is None or self.start_slope is None:
             return None
         return self.slope - self.start_slope
 
     @property
     def drift(self) -> float | None:
-        """The mean distance of the slopes from where they started."""
+        """The mean distance of the slopes from their initial values."""
         drift = self.drift_by_channel
         return None if drift is None else drift.abs().mean().item()
 
@@ -157,7 +157,7 @@ class LayerStatistics:
 
 
 def joined(layers: Sequence[LayerStatistics]) -> LayerStatistics:
-    """The same row in several processes, whose slopes are the same and whose data are not."""
+    """Combines the same row of several processes, which have the same slopes but different data."""
 
     def total(tensors: Iterable[Tensor]) -> Tensor:
         return torch.stack(list(tensors)).sum(0)
@@ -181,7 +181,7 @@ def joined(layers: Sequence[LayerStatistics]) -> LayerStatistics:
 
 
 def _known(values: Tensor) -> list[Any] | None:
-    """None for channels without data, which are NaN; None alone if there are only such."""
+    """None for channels without data, which are NaN; a single None if no channel has data."""
     shares = [None if math.isnan(value) else value for value in values.tolist()]
     return None if all(share is None for share in shares) else shares
 

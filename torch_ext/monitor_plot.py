@@ -9,9 +9,9 @@ from torch_ext.monitor_layer import LayerStatistics
 
 __all__ = ["draw"]
 
-# Told apart by people with any colour vision, and in grey.
+# Distinguishable with any kind of colour vision, and in grey.
 BLUE, ORANGE, BLACK, GREY = "#0072b2", "#d55e00", "#222222", "#8a8a8a"
-NAMED_LAYERS = 40  # more than so many are numbered
+NAMED_LAYERS = 40  # if there are more, they are numbered
 
 
 def draw(layers: list[LayerStatistics], window: int, every: int) -> Figure:

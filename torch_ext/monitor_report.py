@@ -1,5 +1,5 @@
-"""What an ActivationMonitor has found, as a table, as JSON and in TensorBoard. What the figures mean
-is in monitor_layer.py, the picture in monitor_plot.py."""
+"""Presents the figures of an ActivationMonitor as a table, as JSON and in TensorBoard.
+monitor_layer.py defines the figures, monitor_plot.py draws the picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,13 +14,13 @@ __all__ = ["ActivationReport"]
 
 @dataclass
 class ActivationReport:
-    """What a monitor had found at one time; ``print`` shows the table.
+    """The figures of a monitor at one time; ``print`` shows them as a table.
 
     Attributes:
-        layers: in the order of the model; a module has an entry for each call in a forward.
+        layers: in the order of the model, with an entry for each call of a module in a forward.
         not_called: monitored modules that were not called in training mode.
         window, every: as given to the monitor.
-        processes: how many processes' figures these are.
+        processes: the number of processes that the figures are of.
     """
 
     layers: list[LayerStatistics]
@@ -31,7 +31,7 @@ class ActivationReport:
 
     @classmethod
     def joined(cls, reports: Sequence["ActivationReport"]) -> "ActivationReport":
-        """The reports of several processes with the same model as one."""
+        """Combines the reports of several processes that have the same model."""
         by_row: dict[tuple[str, int, int], list[LayerStatistics]] = {}
         for report in reports:
             for layer in report.layers:
@@ -48,7 +48,7 @@ class ActivationReport:
         return self.summary()
 
     def summary(self) -> str:
-        """A table with one line per layer. A dash stands for what is not known or does not apply."""
+        """A table with one line per layer. A dash means not known or not applicable."""
         rows = [_HEADINGS, *(_cells(layer) for layer in self.layers)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
         lines = [
@@ -79,8 +79,8 @@ class ActivationReport:
     def to_dict(self) -> dict[str, Any]:
         """Everything as dicts, lists, strings and numbers, for ``json.dumps``.
 
-        What is not known is None; numbers that JSON does not have are the strings "nan", "inf" and
-        "-inf", which ``float`` reads.
+        Unknown figures are None. Numbers that JSON does not support are the strings "nan", "inf" and
+        "-inf", which ``float`` accepts.
         """
         return {
             "window": self.window,
@@ -91,11 +91,11 @@ class ActivationReport:
         }
 
     def write(self, writer: Any, step: int, prefix: str = "activations") -> None:
-        """Scalars and, where there are channels to compare, histograms.
+        """Writes scalars and, for layers with several channels, histograms.
 
         Args:
             writer: a ``torch.utils.tensorboard.SummaryWriter``.
-            step: the global step to write them under.
+            step: the global step of the entries.
             prefix: tags are ``prefix/figure/layer``.
         """
         for layer in self.layers:
@@ -107,13 +107,13 @@ class ActivationReport:
                     writer.add_histogram(f"{prefix}/{name}/{layer.label}", values, step)
 
     def plot(self, path: Any = None) -> Any:
-        """Non-positive inputs, silent units, slopes and gradient norms, layer by layer.
+        """Draws non-positive inputs, silent units, slopes and gradient norms, layer by layer.
 
         Args:
-            path: where to save the picture, if it is to be; the suffix chooses the format.
+            path: the file to save the picture to, if any; its suffix determines the format.
 
         Returns:
-            A ``matplotlib.figure.Figure`` that belongs to no window or backend.
+            A ``matplotlib.figure.Figure`` without a window or backend.
 
         Raises:
             ImportError: if matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""The sums of an ActivationMonitor: what one step adds to them, on the device of the data."""
+"""The sums of an ActivationMonitor and what one step adds to them, on the device of the data."""
 
 import torch
 from torch import Tensor
@@ -7,21 +7,22 @@ __all__ = ["Row"]
 
 
 class Row:
-    """What is known of one call of one module; tensors are on the device of its inputs.
+    """The sums for one call of one module; tensors are on the device of its inputs.
 
-    A small operation costs microseconds, on a GPU as on the CPU, so there are as few as possible.
+    Even a small operation costs microseconds, so there are as few as possible.
 
     Attributes:
-        seen, observed: forwards since the monitor was made, and how many of them were looked at.
-        sampled: whether the last forward was.
+        seen, observed: forwards since the monitor was created, and how many of them were observed.
+        sampled: whether the last forward was observed.
         steps, elements: observed forwards and inputs per channel, since the last reset.
         last_positive: per channel the observed step that had a positive input last, 0 if none.
         positive: positive inputs per channel since the last reset, whole numbers as float64; first
             those of steps with a fixed slope of 0, then all others.
-        fixed_zero: inputs per channel of the former.
-        zero_slope: of the others, per channel: inputs that met a slope of 0, positive ones of them.
+        fixed_zero: inputs per channel in steps with a fixed slope of 0.
+        zero_slope: in the other steps, per channel: inputs that met a slope of 0, and how many of
+            these were positive.
         norms: the sums of finite gradient norms and their numbers, for output and input.
-        gradients: how many gradients came, at output and input.
+        gradients: the numbers of gradients at output and input.
     """
 
     def __init__(self, channels: int, device: torch.device) -> None:
@@ -40,7 +41,7 @@ class Row:
             sums.zero_()
 
     def count(self, input: Tensor, dim: int | None, slope: Tensor | float | None) -> None:
-        """Adds one step; `dim` holds the channels, None: all is one unit."""
+        """Adds one step. `dim` is the dimension of the channels; None: the input is one unit."""
         if input.device != self.positive.device:
             self._move(input.device)
         channels = self.last_positive.numel()
@@ -48,14 +49,19 @@ class Row:
         self.steps += 1
         self.observed += 1
         self.elements += size
-        positive = _count_positive(input.detach(), dim, size)  # out= refuses forward mode's tensors
+        positive = _count_positive(
+            input.detach(), dim, size
+        )  # out= refuses tensors with a forward-mode tangent
         self.last_positive.masked_fill_(positive > 0, self.observed)
         if slope is not None and not isinstance(slope, Tensor) and slope == 0:
             self.fixed_zero += size
             self.positive[0].add_(positive)
             return
         self.positive[1].add_(positive)
-        if isinstance(slope, Tensor) and slope.numel() in (1, channels):  # else the forward raises
+        if isinstance(slope, Tensor) and slope.numel() in (
+            1,
+            channels,
+        ):  # otherwise the forward raises
             is_zero = slope.detach().reshape(-1) == 0
             self.zero_slope[0].add_(is_zero, alpha=size)
             self.zero_slope[1].add_(positive * is_zero)
@@ -68,8 +74,8 @@ class Row:
         grad_inputs: tuple[Tensor | None, ...],
         grad_outputs: tuple[Tensor | None, ...],
     ) -> None:
-        """Adds the norms, as a hook of a graph node: the gradient that enters it at `output_nr` and
-        the one that leaves it at `place`, or the former twice if the layer changes nothing."""
+        """A hook of a graph node. Adds the norms of the gradient that enters the node at `output_nr`
+        and of the one that leaves it at `place`; of the former twice if the layer changes nothing."""
         entering = grad_outputs[output_nr]
         leaving = None if place is None else grad_inputs[place]
         ends = (entering, entering if unchanged else leaving)
@@ -94,10 +100,10 @@ class Row:
 
 
 def _count_positive(input: Tensor, dim: int | None, size: int) -> Tensor:
-    """How many elements of each channel are > 0; shape (C), a whole number in a floating dtype.
+    """How many elements of each channel are > 0; shape (C), whole numbers in a floating-point dtype.
 
-    On the CPU comparisons that yield the input's own dtype, and their sums, are vectorised; those
-    that yield bool are not.
+    On the CPU, comparisons whose result has the input's dtype are vectorised, and so are their sums;
+    those with a bool result are not.
     """
     if input.is_floating_point() and input.device.type == "cpu":
         is_positive = torch.gt(input, 0, out=torch.empty_like(input))

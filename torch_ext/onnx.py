@@ -1,14 +1,14 @@
 """What torch.onnx needs to know of the operator: it becomes the standard PRelu, no custom domain.
 
-``torch.onnx.export`` is told so when a program imports it, both the exporter on ``torch.export`` and
-the older one on TorchScript (``dynamo=False``). Where another torch does not take what it is told,
-which is a warning, the first can be given a table::
+This is registered with ``torch.onnx.export`` when a program imports it, for the exporter on
+``torch.export`` and for the older one on TorchScript (``dynamo=False``). If another version of
+PyTorch does not accept the registration, which gives a warning, the former can be given a table::
 
     program = torch.onnx.export(
         model, args, dynamo=True, custom_translation_table=torch_ext.onnx.translation_table()
     )
 
-A runtime needs nothing of torch_ext to run the result.
+A runtime does not need torch_ext to run the result.
 """
 
 import importlib
@@ -25,14 +25,14 @@ _OPERATOR = torch.ops.torch_ext.prelu.default
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The ``custom_translation_table`` with which ``torch.onnx.export`` knows the operator.
 
-    Takes whatever :func:`torch_ext.prelu` takes, with static or dynamic sizes. A one-dimensional
-    slope is brought to shape :math:`(C, 1, ...)`, since ONNX aligns shapes at their ends; a slope
-    that is a parameter usually gets it when exported. A 16-bit input with a float32 slope is cast
+    Supports what :func:`torch_ext.prelu` supports, with static or dynamic sizes. A one-dimensional
+    slope gets shape :math:`(C, 1, ...)`, since ONNX aligns shapes at their ends; if the slope is a
+    parameter, this usually happens during the export. A 16-bit input with a float32 slope is cast
     to float32 and the result back, which rounds once, as the operator does.
 
-    ONNX leaves zeros as they are, where torch multiplies them by the slope: the sign of a zero may
-    differ, and a zero with an infinite or NaN slope stays one. A runtime need not implement every
-    dtype: onnxruntime's CPU kernels run all but pure float64 and pure bfloat16.
+    ONNX keeps zeros as they are, where PyTorch multiplies them by the slope: the sign of a zero may
+    differ, and a zero with an infinite or NaN slope stays zero. A runtime need not implement every
+    dtype: onnxruntime's CPU kernels support all except pure float64 and pure bfloat16.
 
     Returns:
         A new dict; entries for other operators may be added.
@@ -41,7 +41,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ImportError: if onnxscript or onnx, which it needs, is not installed.
     """
     try:
-        # Here, not above: torch_ext is used without it. As Any: its annotations know no symbols.
+        # Imported here because torch_ext works without it; Any because its annotations lack symbols.
         onnxscript: Any = importlib.import_module("onnxscript")
     except ImportError as error:
         raise ImportError(
@@ -70,7 +70,7 @@ def _translation(op: Any) -> Callable[..., Any]:
 
 
 def register_translation() -> None:
-    """Makes the table unnecessary; for :mod:`torch_ext._rules`."""
+    """Registers what the table says; for :mod:`torch_ext._rules`."""
     from onnxscript import opset18
     from torch.onnx._internal.exporter._torchlib._torchlib_registry import onnx_impl
 
@@ -88,7 +88,9 @@ def _symbolic(g: Any, input: Any, weight: Any) -> Any:
     from torch.onnx import symbolic_opset9
 
     def prelu(input: Any) -> Any:
-        if weight.type().dim() == 0:  # which PyTorch's would give dimensions, more than there are
+        if (
+            weight.type().dim() == 0
+        ):  # PyTorch's function would give it more dimensions than the input has
             return g.op("PRelu", input, weight)
         return symbolic_opset9.prelu(g, input, weight)
 

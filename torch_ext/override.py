@@ -1,4 +1,4 @@
-"""aten::prelu on our kernels for a while, without touching a model. The switch is in C++."""
+"""Runs aten::prelu on our kernels for a while, without changing a model. The switch is in C++."""
 
 import inspect
 from collections.abc import Callable
@@ -26,17 +26,17 @@ class override_aten(ContextDecorator):
             loss.backward()
 
     It holds for the whole process, every thread included, while at least one such context is open
-    anywhere; contexts may nest, overlap, and be entered and left in any thread. The first one of a
-    process takes the place of PyTorch's kernel, for good: enter it while no other thread calls PReLU,
-    for PyTorch changes its dispatch table without regard for readers. A backward belongs to
-    its forward: it runs on the kernels that were chosen there, also after the context was left.
+    anywhere; contexts may nest, overlap, and be entered and left in any thread. The first context
+    of a process replaces PyTorch's kernel for good. Enter it while no other thread calls PReLU,
+    because PyTorch does not protect readers of its dispatch table from changes. A backward runs on
+    the kernels that its forward ran on, even if the context was left in between.
 
-    Argument rules stay stock's: input and weight of one dtype, errors in stock's words. (Under
-    autocast, ``aten::prelu`` gets both in 16 bits; ``replace_prelu`` keeps the slope in float32.)
-    Stock's own code goes on to serve other devices and layouts, ``vmap``, and whatever records a
-    graph: ``torch.compile`` and ``torch.export`` give the same code inside as outside. Use
-    :func:`torch_ext.replace_prelu` for models to be compiled. Inside a compiled function it breaks
-    the graph, with ``fullgraph=True`` an error.
+    The rules for arguments are PyTorch's: input and weight of one dtype, errors in PyTorch's words.
+    (Under autocast, ``aten::prelu`` gets both in 16 bits; ``replace_prelu`` keeps the slope in
+    float32.) PyTorch's own code still serves other devices and layouts, ``vmap``, and everything
+    that records a graph: ``torch.compile`` and ``torch.export`` give the same code inside as
+    outside. Use :func:`torch_ext.replace_prelu` for models to be compiled. Entering the context
+    inside a compiled function breaks the graph, and is an error with ``fullgraph=True``.
 
     Raises:
         RuntimeError: on entering, if another library has replaced ``aten::prelu``, before the first

@@ -25,7 +25,7 @@ _operator: Callable[[Tensor, Tensor], Tensor] = getattr(_prelu, "_op", _prelu)
 
 
 def _prelu_now(input: Tensor, weight: Tensor) -> Tensor:
-    """The operator, with PyTorch's errors for what the operator's own binding has none for."""
+    """The operator, with PyTorch's errors where the operator's own binding gives others."""
     try:
         return _operator(input, weight)
     except RuntimeError as error:
@@ -35,7 +35,7 @@ def _prelu_now(input: Tensor, weight: Tensor) -> Tensor:
                     f"prelu(): argument '{name}' (position {position}) must be Tensor, "
                     f"not {type(value).__name__}"
                 ) from None
-        if "Named tensors" in str(error):  # of which newer torch has none
+        if "Named tensors" in str(error):  # which newer versions of PyTorch do not have
             raise RuntimeError(
                 "prelu(): named dimensions are not supported: drop the names by rename(None)"
             ) from None
@@ -54,8 +54,9 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         \sum \begin{cases} 0 & x > 0 \\ x g & \text{else} \end{cases}
 
     (He et al., "Delving Deep into Rectifiers", arXiv:1502.01852, equations 1, 9 and 10, with zero
-    and NaN on the slope's side as in torch). The sides are chosen by a select, so the slope may be
-    anything: negative, above one, infinite. The backward is one pass, which also takes the sum.
+    and NaN on the side of the slope, as in PyTorch). A select chooses the side, so the slope may
+    have any value: negative, above one, infinite. The backward is one pass, which also computes the
+    sum.
 
     Args:
         input: shape :math:`()`, :math:`(S)` or :math:`(N, C, *)`, with any strides; float64,
@@ -86,11 +87,11 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
 
 class PReLU(PyTorchPReLU):
-    """:class:`torch.nn.PReLU` on the fused operator; :func:`torch_ext.prelu` has the formulas.
+    """:class:`torch.nn.PReLU` with the fused operator; :func:`torch_ext.prelu` has the formulas.
 
     Takes the same arguments, ``num_parameters=1, init=0.25, device=None, dtype=None``, and holds
-    the same one parameter, ``weight``: checkpoints go either way with ``strict=True``, and
-    ``isinstance(module, nn.PReLU)`` holds. Only :meth:`forward` differs.
+    the same one parameter, ``weight``: checkpoints of either load into the other with
+    ``strict=True``, and ``isinstance(module, nn.PReLU)`` holds. Only :meth:`forward` differs.
 
     Keep ``weight`` out of weight decay, which would pull the activation towards ReLU.
 
@@ -112,15 +113,15 @@ class PReLU(PyTorchPReLU):
             return _prelu_now(input, self.weight)
 
 
-# What torch.fx is asked about in place of our layers.
+# The tracer is asked about this layer in place of ours.
 _A_LAYER_OF_PYTORCH = PyTorchPReLU(device="meta")
 
 
 def _traced(layer: PReLU, input: fx.Proxy) -> fx.Proxy:
-    """One call of the layer in the graph, if the tracer would make that of ``nn.PReLU``.
+    """One call of the layer in the graph, if the tracer would write one for ``nn.PReLU``.
 
-    By the name of a layer's module it tells those of torch.nn, which it calls in the graph, from
-    others, whose forward it looks into. So it has come here, and makes up for the name.
+    A tracer decides by the module that defines a layer's class: it writes a call for layers of
+    torch.nn, and traces into the forward of others. Ours is among the others, and makes up for it.
     """
     tracer = input.tracer
     if layer.__module__ == __name__ and isinstance(tracer, fx.Tracer) and tracer.root is not layer:

@@ -1,7 +1,7 @@
 """Makes the fixed rectifiers of a finished model learnable: ReLU and Leaky ReLU become PReLU.
 
-A module changes its class and gets a slope; it stays the same object, so hooks, names and shared
-uses stay as they are, and the model's root may be converted too.
+The class of a module changes, and it gets a slope. It stays the same object, so hooks, names and
+shared uses are not affected, and the root of the model may be converted as well.
 """
 
 import copy
@@ -35,8 +35,8 @@ from torch_ext.swap_report import SwapReport
 
 __all__ = ["parametrize_relu", "slope_parameters"]
 
-# What the functional forms are called in a graph of torch.fx. nn.functional's relu_ and leaky_relu_
-# are the second and the last.
+# The names of the functional forms in a graph of torch.fx. (torch.nn.functional.relu_ is
+# torch.relu_.)
 _FUNCTIONS: dict[Any, str] = {
     torch.relu: "torch.relu",
     torch.relu_: "torch.relu_",
@@ -46,7 +46,7 @@ _FUNCTIONS: dict[Any, str] = {
 }
 _METHODS: dict[Any, str] = {"relu": "Tensor.relu", "relu_": "Tensor.relu_"}
 
-# A built-in or a scripted function, in TorchScript's text.
+# A built-in or a scripted function, as TorchScript prints it.
 _COMPILED_RELU = re.compile(r'aten::(leaky_)?relu_?\(|Constant\[name="(leaky_)?relu_?"')
 
 
@@ -59,34 +59,35 @@ def parametrize_relu(
 ) -> SwapReport:
     """Turns every ``nn.ReLU`` and ``nn.LeakyReLU`` of a model into a learnable PReLU, in place.
 
-    Slopes start at 0 for ReLU and at ``negative_slope`` for Leaky ReLU, so the model computes the
-    same function at first, for finite inputs: Leaky ReLU to the bit; ReLU but for the sign of zero,
-    for a PReLU of slope 0 makes -0 of a negative number. The modules stay the same objects, with
-    their names and hooks, and become ``torch_ext.PReLU``. The new Parameters, ``<name>.weight``,
-    need an optimizer: :func:`slope_parameters` lists them.
+    Slopes start at 0 for ReLU and at ``negative_slope`` for Leaky ReLU, so at first the model
+    computes the same function for finite inputs: Leaky ReLU to the bit, ReLU except for the sign of
+    zero, because a PReLU with slope 0 turns negative numbers into -0. The modules stay the same
+    objects, with their names and hooks, and become ``torch_ext.PReLU``. The new Parameters,
+    ``<name>.weight``, have to be given to an optimizer: :func:`slope_parameters` lists them.
 
-    Slopes have shape (C) or (1) and are float32, also for 16-bit inputs, which the operator allows;
-    float64 where the data are. They lie on the device of the input that the module was called with,
-    or else of the nearest tensor in the modules around it.
+    Slopes have shape (C) or (1) and are float32, also for 16-bit inputs, which the operator
+    supports, and float64 for float64 inputs. They are on the device of the input that the module
+    was called with, or else on that of the nearest tensor in the modules around it.
 
     ``example_inputs`` are run through the model once, in eval mode and without gradients, to see
-    what each module is called with; training flags and buffers are put back afterwards. The
-    model's own hooks run as in any call. C is the size of dimension 1, as for ``nn.PReLU``: where
-    that is not a channel (transformers' (N, L, C)), use ``per_channel=False``.
+    what each module is called with; training flags and buffers are restored afterwards. The model's
+    own hooks run as in any call. C is the size of dimension 1, as for ``nn.PReLU``: where that is
+    not a channel (transformers' (N, L, C)), use ``per_channel=False``.
 
     The report's ``skipped`` names, with the reason:
 
     - what ``filter_fn`` refuses, ScriptModules, subclasses with a ``forward`` of their own, and
-      activations of ``nn.TransformerEncoderLayer``, whose fast path would go on computing ReLU;
-    - what DistributedDataParallel or FSDP wraps already: slopes that come later are not
-      synchronised between the processes, so convert first, then wrap;
-    - modules that ``example_inputs`` do not reach, and those that one slope vector cannot serve;
-    - functional uses (``F.relu(x)``, ``x.relu()``, ...), which are no modules. They are found by
-      torch.fx; where it cannot trace the model, the report says so. It does not look into the
-      modules of torch.nn (recurrent and transformer layers).
+      activations of ``nn.TransformerEncoderLayer``, whose fast path would still compute ReLU;
+    - what DistributedDataParallel or FSDP wraps already: slopes that are added later are not
+      synchronised between the processes, so convert before wrapping;
+    - modules that ``example_inputs`` do not reach, and modules that need more than one slope
+      vector;
+    - functional uses (``F.relu(x)``, ``x.relu()``, ...), which are no modules. torch.fx finds them;
+      if it cannot trace the model, the report says so. It does not trace into the modules of
+      torch.nn (recurrent and transformer layers).
 
-    Its ``notes`` name the modules that had ``inplace=True``, which a PReLU has not. A model that
-    reads the overwritten input of such a module later on computes something else now.
+    Its ``notes`` name the modules that had ``inplace=True``, which PReLU does not support. A model
+    that reads the overwritten input of such a module afterwards gets a different result.
 
     Args:
         model: searched with all its submodules, itself included.
@@ -102,7 +103,7 @@ def parametrize_relu(
         TypeError: if an argument is not of its type.
         ValueError: if ``per_channel`` is true and there are no ``example_inputs``.
 
-    After these, and after any error of the model itself, nothing has been converted.
+    If one of these, or any error of the model itself, is raised, nothing has been converted.
 
     Example::
 
@@ -140,15 +141,15 @@ def parametrize_relu(
 def slope_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The slopes of every PReLU in a model, ``nn.PReLU`` and ``torch_ext.PReLU``.
 
-    They are for an optimizer group without weight decay, which would pull them towards ReLU.
+    They belong in an optimizer group without weight decay, which would pull them to 0.
 
     Args:
         model: searched with all its submodules, itself included.
 
     Returns:
-        Each Parameter once, in the order of ``model.modules()``; frozen ones too. Those that a graph
-        of torch.fx or torch.export calls PReLU with are among them. Where ``weight``
-        is computed from other Parameters (``torch.nn.utils.parametrize``, ``prune``), those.
+        Each Parameter once, in the order of ``model.modules()``, including frozen ones and those
+        that a graph of torch.fx or torch.export passes to PReLU. Where ``weight`` is computed from
+        other Parameters (``torch.nn.utils.parametrize``, ``prune``), these are returned instead.
 
     Raises:
         TypeError: if ``model`` is not a ``torch.nn.Module``.
@@ -202,7 +203,7 @@ def _check_arguments(
 def _convertible(
     model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None, report: SwapReport
 ) -> dict[str, nn.Module]:
-    """The rectifiers that may be converted, each by its first name; the others are reported."""
+    """The modules that may be converted, each by its first name; the others are reported."""
     fast = {
         layer.activation
         for layer in model.modules()
@@ -233,7 +234,7 @@ def _convertible(
     return relus
 
 
-# ---- What becomes of them ----------------------------------------------------------------------
+# ---- Their slopes ------------------------------------------------------------------------------
 
 
 def _conflict(uses: set[Use], per_channel: bool) -> str | None:
@@ -275,16 +276,16 @@ def _initial_slope(module: nn.Module) -> float:
 
 
 def _give_slopes(module: nn.Module, weight: nn.Parameter) -> None:
-    """The attributes of torch_ext.PReLU for those of a rectifier, in the same object."""
+    """Replaces the attributes of the former class by those of torch_ext.PReLU."""
     attributes = vars(module)
-    # init is where reset_parameters() returns to
+    # reset_parameters() returns to init
     attributes["init"] = attributes.pop("negative_slope", 0.0)
     attributes["num_parameters"] = weight.numel()
     attributes.pop("inplace", None)
     module.register_parameter("weight", weight)
 
 
-# ---- What is not a module ----------------------------------------------------------------------
+# ---- Functional uses ---------------------------------------------------------------------------
 
 
 class _Tracer(fx.Tracer):
@@ -296,7 +297,7 @@ class _Tracer(fx.Tracer):
 
 
 def _functional_uses(model: nn.Module) -> list[tuple[str, str]]:
-    """Calls of relu and leaky_relu outside of modules: the module around each, and what it is."""
+    """Calls of relu and leaky_relu outside of modules: the module around each, and a description."""
     tracer = _Tracer()
     if tracer.is_leaf_module(model, ""):
         return []
@@ -315,6 +316,6 @@ def _functional_uses(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def _disposable_copy(model: nn.Module) -> nn.Module:
-    """Shares the parameters and has no hooks: a forward that keeps what it sees keeps proxies."""
+    """Shares the parameters and has no hooks. (A forward may store the proxies that it gets.)"""
     shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
     return copy.deepcopy(model, shared | without_hooks(model.modules()))

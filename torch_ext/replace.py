@@ -1,7 +1,8 @@
 """Puts torch_ext.PReLU into a finished model and takes it out again.
 
 A swap exchanges the class of a module and nothing else: the module and its Parameters stay the same
-objects. Optimizers, hooks, wrappers, tied weights and the model's root therefore never notice.
+objects. Optimizers, hooks, wrappers, tied weights and the root of the model are therefore not
+affected.
 """
 
 import warnings
@@ -44,24 +45,26 @@ def replace_prelu(
     and reported by the first. One that is fused already is not reported. A subclass of ``nn.PReLU``
     becomes a subclass of both itself and ``torch_ext.PReLU``, if it inherits ``forward`` or if its
     own is exactly ``prelu(input, self.weight)`` when torch.fx traces it in training and in
-    evaluation mode. Tracing works on a copy. It notices what else a ``forward`` computes, calls or
-    stores; not what it prints, or a choice that it makes by another attribute than ``training``.
+    evaluation mode. Tracing works on a copy. It detects what else a ``forward`` computes, calls or
+    stores, but not what it prints, nor a decision by another attribute than ``training``.
 
     Skipped, with the reason in the report: a subclass whose own ``forward`` is anything else, a
     module whose ``forward`` was replaced on the instance, what ``filter_fn`` refuses, and
     ScriptModules (with a warning: compiled code cannot be changed); and code that calls ``F.prelu``
-    or ``torch.prelu`` itself, methods and the graphs of torch.fx and torch.export, for which there
-    is :class:`torch_ext.override_aten`. (Found by reading it: ``x.prelu(w)`` is not.)
+    or ``torch.prelu`` itself, in methods and in graphs of torch.fx and torch.export, which
+    :class:`torch_ext.override_aten` serves. (Such code is found by reading it; ``x.prelu(w)`` is
+    not found.)
 
-    A model that already ran under ``torch.compile`` needs ``torch.compiler.reset()`` afterwards:
-    torch 2.11 does not notice that a class was exchanged and goes on with the code it has.
+    After swapping modules of a model that already ran under ``torch.compile``, call
+    ``torch.compiler.reset()``: torch 2.11 does not notice that a class was exchanged and keeps
+    using the code that it has compiled.
 
     Args:
         model: searched with all its submodules, itself included.
         filter_fn: ``filter_fn(module, name)`` is asked about each ``nn.PReLU``; a false answer
             leaves that module alone. All are asked before the first is swapped.
-        also: subclasses of ``nn.PReLU`` whose own ``forward`` may be replaced, although tracing does
-            not show it to be PReLU; covers their subclasses that inherit that ``forward``.
+        also: subclasses of ``nn.PReLU`` whose own ``forward`` may be replaced, although tracing
+            does not show it to be PReLU; subclasses that inherit this ``forward`` are included.
 
     Raises:
         TypeError: if an argument is not of its type; nothing is changed then.
@@ -94,18 +97,20 @@ def replace_prelu(
 def restore_prelu(model: nn.Module) -> SwapReport:
     """Takes every ``torch_ext.PReLU`` out of a model again, in place, and what fuses norms with it.
 
-    Each becomes the class that :func:`replace_prelu` or :func:`fuse_norm_prelu` found there; one that
-    was made as ``torch_ext.PReLU`` becomes ``nn.PReLU``. Norms get their classes back, too. The model can then be pickled, quantized or shipped
-    without ``torch_ext``. Skipped, with the reason in the report: a class that was written on top of
-    ``torch_ext.PReLU``, a module whose ``forward`` was replaced on the instance, ScriptModules, and
-    code that calls the operator itself, methods and the graphs of torch.fx and torch.export.
+    Each becomes the class that :func:`replace_prelu` or :func:`fuse_norm_prelu` found there; one
+    that was made as ``torch_ext.PReLU`` becomes ``nn.PReLU``. Norms get their classes back, too. The
+    model can then be pickled, quantized or shipped without ``torch_ext``. Skipped, with the reason in
+    the report: a class that somebody derived from ``torch_ext.PReLU``, a module whose ``forward`` was
+    replaced on the instance, ScriptModules, and code that calls the operator itself, in methods and in
+    graphs of torch.fx and torch.export.
 
-    Restore before what knows PyTorch's operator or exact classes only: quantization,
-    ``torch.jit.optimize_for_inference``, and tools that count or prune by ``type(module)``.
+    Restore a model before using tools that know only PyTorch's operator or exact classes:
+    quantization, ``torch.jit.optimize_for_inference``, and tools that count or prune by
+    ``type(module)``.
 
-    Parameters keep their dtype. A float32 slope amid 16-bit tensors, as :func:`parametrize_relu`
-    makes, gets a note in the report: ``nn.PReLU`` refuses 16-bit inputs with it, until the module
-    is cast too (``model.to(torch.bfloat16)``), which rounds the slope.
+    Parameters keep their dtype. A float32 slope among 16-bit tensors, as :func:`parametrize_relu`
+    creates it, is noted in the report: ``nn.PReLU`` refuses 16-bit inputs with it until the module
+    is cast as well (``model.to(torch.bfloat16)``), which rounds the slope.
 
     Args:
         model: searched with all its submodules, itself included.
@@ -128,15 +133,15 @@ def restore_prelu(model: nn.Module) -> SwapReport:
             report._skip(name, module, "its class was written on top of torch_ext.PReLU")
         else:
             swaps.append((name, module, original))
-            if note := _refusal_of_stock(model, name, module):
+            if note := _refusal_by_nn_prelu(model, name, module):
                 report.notes.append((name, note))
     for name, use in functional_uses(model, OURS):
         report.skipped.append((name, f"functional use of {use}: not restored"))
     return apply_swaps(swaps, report)
 
 
-def _refusal_of_stock(model: nn.Module, name: str, module: nn.Module) -> str | None:
-    """Says so if the data are probably 16-bit and the slope is not: nn.PReLU has no such mixture."""
+def _refusal_by_nn_prelu(model: nn.Module, name: str, module: nn.Module) -> str | None:
+    """A note if the data are probably 16-bit and the slope is not, which nn.PReLU refuses."""
     if all(slope.dtype != torch.float32 for slope in module.parameters()):
         return None
     slopes = {p for m in model.modules() if isinstance(m, PyTorchPReLU) for p in m.parameters()}
@@ -157,7 +162,7 @@ def _check_also(also: Iterable[type[nn.PReLU]]) -> tuple[type[nn.PReLU], ...]:
 def changeable_modules(
     model: nn.Module, operator: str, report: SwapReport
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Each module once, without the compiled ones; those that run `operator` are reported."""
+    """Each module once, except ScriptModules; those that run `operator` are reported."""
     compiled = []
     for name, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
@@ -174,7 +179,7 @@ def changeable_modules(
 
 
 def apply_swaps(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
-    """Carries out what was decided. Last, so that an error before leaves the model unchanged."""
+    """Carries out the swaps. Called last, so that an earlier error leaves the model unchanged."""
     for name, module, cls in swaps:
         report._swap(name, module, cls)
     return report

@@ -1,4 +1,4 @@
-"""SwapReport: what became of a model's modules, printable as a table."""
+"""SwapReport: what a swap did to the modules of a model, printable as a table."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 __all__ = ["SwapReport"]
 
-# Longer tables show modules whose names differ in numbers only as one row.
+# Longer tables show modules whose names differ only in numbers as one row.
 _ROWS = 20
 
 
@@ -25,14 +25,14 @@ class _Row(NamedTuple):
 class SwapReport:
     """What a swap did, by module name ("" is the model itself); ``print`` shows it as a table.
 
-    In a table of more than 20 rows, modules of which the same is to be said and whose names differ
-    in numbers only share a row, ``layers.*.act (48)``. The attributes hold every name.
+    In a table of more than 20 rows, modules with equal entries whose names differ only in numbers
+    share a row, ``layers.*.act (48)``. The attributes have every name.
 
     Attributes:
         swapped: modules whose class was exchanged.
         skipped: modules that were left alone, each with the reason.
-        notes: what else there is to know, each with the module it is about; most are swapped ones.
-        classes: what a module was, and what it has become, as the table shows it.
+        notes: further information, each with the name of the module that it is about.
+        classes: the class of a module before and after, as the table shows it.
     """
 
     swapped: list[str] = field(default_factory=list)
@@ -61,15 +61,18 @@ class SwapReport:
     def _swap(self, name: str, module: nn.Module, cls: type) -> None:
         """Exchanges the class of a module."""
         before = _class_name(module)
-        vars(module).pop("forward", None)  # the class's own, bound: it would go on to be called
-        # Past a __setattr__ of the module's own, which might refuse half-way through a model.
+        vars(module).pop(
+            "forward", None
+        )  # that of the class itself, bound; it would still be called
+        # Not by a __setattr__ of the module's own, which might raise half-way through a model.
         object.__setattr__(module, "__class__", cls)
         self.swapped.append(name)
         self.classes[name] = f"{before} -> {_class_name(module)}"
 
 
 def _class_name(module: nn.Module) -> str:
-    """As one would write it; torch and torch_ext by the short names of their documentation."""
+    """The name as one would write it; classes of torch and torch_ext by the short names of their
+    documentation."""
     if isinstance(module, torch.jit.ScriptModule):
         return "ScriptModule"
     cls = parametrize.type_before_parametrizations(module)
@@ -97,7 +100,7 @@ def _folded(rows: list[_Row]) -> list[_Row]:
 
 
 def _table(rows: list[_Row]) -> list[str]:
-    """Columns as wide as they need; those that hold nothing are left out."""
+    """Columns as wide as necessary; empty columns are left out."""
     columns = zip(("module", "result", "class", "reason"), *rows, strict=True)
     shown = [column for column in columns if any(column[1:])]
     widths = [max(map(len, column)) for column in shown]

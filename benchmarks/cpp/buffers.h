@@ -12,7 +12,8 @@ namespace torch_ext::bench {
 
 class Buffer {
  public:
-  // `bytes` bytes that begin `offset` bytes behind a page. Untouched: whoever fills it does that.
+  // `bytes` bytes that begin `offset` bytes after the start of a page. Not written to: that is left
+  // to whoever fills it.
   Buffer(size_t bytes, size_t offset) : offset_(offset) {
     const size_t alignment = bytes >= kHugePage ? kHugePage : kPage;
     const size_t size = (bytes + offset + alignment - 1) / alignment * alignment;

@@ -30,7 +30,7 @@
 namespace torch_ext::bench {
 namespace {
 
-// Later flags win: the user's come behind these.
+// Later flags take precedence: those of the user follow these.
 constexpr const char* kDefaultFlags[] = {
     "--benchmark_enable_random_interleaving=true",
     "--benchmark_repetitions=7",

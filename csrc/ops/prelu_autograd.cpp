@@ -10,6 +10,7 @@
 #include <string>
 #include <type_traits>
 
+#include "ops/autograd_state.h"
 #include "ops/prelu_composite.h"
 #include "ops/prelu_foreign.h"
 
@@ -19,23 +20,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// A torch::autograd::Function raises under torch.func's transforms and has no forward-mode rule;
-// the composites have both.
-bool needs_composite(at::ArrayRef<at::Tensor> tensors) {
-  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {
-    return true;
-  }
-  return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
-    return t._fw_grad(/*level=*/0).defined();
-  });
-}
-
 // Undefined tensors are passed on to the kernels, whose checks name the argument.
-bool needs_graph(at::ArrayRef<at::Tensor> tensors) {
-  return at::GradMode::is_enabled() &&
-         std::any_of(
-             tensors.begin(), tensors.end(),
-             [](const at::Tensor& t) { return t.requires_grad(); }) &&
+bool is_recorded(at::ArrayRef<at::Tensor> tensors) {
+  return needs_graph(tensors) &&
          std::all_of(
              tensors.begin(), tensors.end(), [](const at::Tensor& t) { return t.defined(); });
 }
@@ -149,7 +136,7 @@ at::Tensor prelu_autograd(const at::Tensor& input, const at::Tensor& weight) {
   }
   // As in PyTorch's own functions, the node is created first: its sequence number records the order
   // of execution.
-  const auto node = needs_graph({input, weight}) ? make_node<PreluNode>() : nullptr;
+  const auto node = is_recorded({input, weight}) ? make_node<PreluNode>() : nullptr;
   at::Tensor output;
   {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -169,7 +156,7 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_autograd(
   if (is_foreign(input, weight) || needs_composite({grad_output, input, weight})) {
     return prelu_backward_composite(grad_output, input, weight, output_mask);
   }
-  if (needs_graph({grad_output, input, weight}) && (output_mask[0] || output_mask[1])) {
+  if (is_recorded({grad_output, input, weight}) && (output_mask[0] || output_mask[1])) {
     auto wanted = PreluBackward::apply(grad_output, input, weight, output_mask);
     return {
         output_mask[0] ? wanted.front() : at::Tensor(),

@@ -33,7 +33,7 @@ at::Tensor as_dense(const at::Tensor& tensor) {
   return tensor.is_non_overlapping_and_dense() ? tensor : empty_output(tensor).copy_(tensor);
 }
 
-ChannelView fold(const at::Tensor& dense, int64_t channels) {
+ChannelView fold(const at::Tensor& dense, int64_t channels, int64_t channel_dim) {
   if (channels == 1) {
     return {1, 1, dense.numel()};
   }
@@ -41,8 +41,8 @@ ChannelView fold(const at::Tensor& dense, int64_t channels) {
   // arbitrary strides, but contribute a factor of 1 on either side.
   ChannelView view{1, channels, 1};
   for (int64_t d = 0; d < dense.dim(); ++d) {
-    if (d != 1) {
-      (dense.stride(d) > dense.stride(1) ? view.outer : view.inner) *= dense.size(d);
+    if (d != channel_dim) {
+      (dense.stride(d) > dense.stride(channel_dim) ? view.outer : view.inner) *= dense.size(d);
     }
   }
   return view;

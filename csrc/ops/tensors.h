@@ -23,9 +23,9 @@ at::Tensor empty_output(const at::Tensor& input);
 // `tensor` if it is dense, else a copy in the layout that an output for it has.
 at::Tensor as_dense(const at::Tensor& tensor);
 
-// Folds a dense tensor to outer x channels x inner: dimensions in memory order, cut at dimension 1.
-// One channel: all of it is one run.
-ChannelView fold(const at::Tensor& dense, int64_t channels);
+// Folds a dense tensor to outer x channels x inner: dimensions in memory order, cut at the
+// channels'. One channel: all of it is one run.
+ChannelView fold(const at::Tensor& dense, int64_t channels, int64_t channel_dim = 1);
 
 // `tensor` if its elements have the same order in memory as those of `dense`, which has the same
 // shape; else a copy in that order.

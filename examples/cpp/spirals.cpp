@@ -76,13 +76,13 @@ void print_slopes(const torch::nn::Sequential& network) {
   }
 }
 
-bool stock_computes_the_same(torch::nn::Sequential& network, const Points& points) {
+bool torch_nn_computes_the_same(torch::nn::Sequential& network, const Points& points) {
   torch::save(network, kStateFile);
-  auto stock = make_network<torch::nn::PReLU>();
-  torch::load(stock, kStateFile);
+  auto original = make_network<torch::nn::PReLU>();
+  torch::load(original, kStateFile);
 
   const torch::NoGradGuard no_grad;
-  return torch::equal(network->forward(points.positions), stock->forward(points.positions));
+  return torch::equal(network->forward(points.positions), original->forward(points.positions));
 }
 
 }  // namespace
@@ -97,7 +97,7 @@ int main() {
   train(network, seen);
 
   const double reached = accuracy(network, unseen);
-  const bool same = stock_computes_the_same(network, unseen);
+  const bool same = torch_nn_computes_the_same(network, unseen);
   std::printf("accuracy   %.1f %% of unseen points\n", 100 * reached);
   print_slopes(network);
   std::printf(

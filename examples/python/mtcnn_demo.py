@@ -1,4 +1,4 @@
-"""Part 1: the trained MTCNN face detector on a real photograph, with stock nn.PReLU and with ours.
+"""Part 1: the trained MTCNN face detector on a real photograph, with nn.PReLU and with torch_ext.
 
 MTCNN (K. Zhang et al., 2016, arXiv:1604.02878) is a cascade of three small networks with 12 PReLU
 layers. Most of the trained slopes are negative, so that a PReLU that is only right for slopes in
@@ -63,14 +63,14 @@ def same_detection(a: Detection, b: Detection) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def print_faces(console: Console, stock: Detection, ours: Detection) -> None:
+def print_faces(console: Console, pytorch: Detection, ours: Detection) -> None:
     """Print what both detectors found."""
     table = new_table("Faces found (pixels)")
-    for heading in ("", "stock", "torch_ext"):
+    for heading in ("", "nn.PReLU", "torch_ext"):
         table.add_column(heading)
-    for face in range(max(len(stock[0]), len(ours[0]))):
+    for face in range(max(len(pytorch[0]), len(ours[0]))):
         columns = []
-        for boxes, probabilities, landmarks in (stock, ours):
+        for boxes, probabilities, landmarks in (pytorch, ours):
             columns.append(
                 [
                     ", ".join(f"{v:.3f}" for v in boxes[face]),
@@ -86,7 +86,7 @@ def print_faces(console: Console, stock: Detection, ours: Detection) -> None:
 
 
 def compare_step(
-    stock: dict[str, LayerRecord], ours: dict[str, LayerRecord], checks: Checks, console: Console
+    pytorch: dict[str, LayerRecord], ours: dict[str, LayerRecord], checks: Checks, console: Console
 ) -> None:
     """Compare every PReLU layer of one training step, print the table, and record the checks."""
     table = new_table("One training step on crops of the photograph")
@@ -95,10 +95,10 @@ def compare_step(
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("\nout", "equal\ngrad", "\nx, g"):
         table.add_column(heading, justify="center", no_wrap=True)
-    table.add_column("error/bound\nours stock", justify="right", no_wrap=True)
+    table.add_column("error/bound\nours PyTorch", justify="right", no_wrap=True)
 
     outputs, gradients, replays, bounds, branches = [], [], [], [], []
-    for name, s in track(stock.items(), "comparing layers", console=console, transient=True):
+    for name, s in track(pytorch.items(), "comparing layers", console=console, transient=True):
         o = ours[name]
         outputs.append(bits_equal(s.output, o.output))
         gradients.append(bits_equal(s.grad_input, o.grad_input))
@@ -122,16 +122,16 @@ def compare_step(
             f"{errors[0]:.2f}  {errors[1]:.2f}",
         )
     console.print(table)
-    slopes = torch.cat([s.slope for s in stock.values()])
+    slopes = torch.cat([s.slope for s in pytorch.values()])
     negative = (slopes < 0).double().mean().item()
     console.print(
-        f"{len(stock)} PReLU layers, {slopes.numel()} trained slopes, {negative:.0%} negative.\n"
+        f"{len(pytorch)} PReLU layers, {slopes.numel()} trained slopes, {negative:.0%} negative.\n"
         "equal: the bits of the output, of the input gradient, and of the input gradient\n"
-        "when stock and ours get the same x and g. error/bound: the largest error of the\n"
+        "when PyTorch's and ours get the same x and g. error/bound: the largest error of the\n"
         "slope gradients against the exact sum (math.fsum), over 16·2⁻²⁴·Σ|x·g| + ½ ulp.",
         highlight=False,
     )
-    checks.expect(len(stock) == len(ours) == 12, "12 PReLU layers took part in the step")
+    checks.expect(len(pytorch) == len(ours) == 12, "12 PReLU layers took part in the step")
     checks.expect(
         all(branches), "every layer met inputs on both sides of 0 and gradients other than 0"
     )
@@ -150,23 +150,23 @@ def run(console: Console, output: Path, quick: bool) -> Checks:
     mtcnn = load_mtcnn(keep_all=True, min_face_size=60 if quick else 20)
     console.print("MTCNN with its trained weights; photograph: scikit-image's 'astronaut', 512×512")
 
-    stock_nets = {name: copy.deepcopy(getattr(mtcnn, name)) for name in STAGES}
-    stock = detect(mtcnn, photo)
+    pytorch_nets = {name: copy.deepcopy(getattr(mtcnn, name)) for name in STAGES}
+    pytorch = detect(mtcnn, photo)
     report = torch_ext.replace_prelu(mtcnn)
     ours = detect(mtcnn, photo)
     console.print(f"replace_prelu swapped {len(report.swapped)} layers")
-    print_faces(console, stock, ours)
+    print_faces(console, pytorch, ours)
     checks.expect(len(report.swapped) == 12, "replace_prelu swapped 12 layers")
-    checks.expect(len(stock[0]) > 0, "the detector finds a face")
-    checks.expect(same_detection(stock, ours), "boxes, probabilities and landmarks are identical")
+    checks.expect(len(pytorch[0]) > 0, "the detector finds a face")
+    checks.expect(same_detection(pytorch, ours), "boxes, probabilities and landmarks are identical")
 
-    records: dict[str, dict[str, LayerRecord]] = {"stock": {}, "again": {}, "ours": {}}
+    records: dict[str, dict[str, LayerRecord]] = {"pytorch": {}, "again": {}, "ours": {}}
     for name, side in track(STAGES.items(), "training steps", console=console, transient=True):
-        crops = sample_crops(photo, stock[0][0], stock[2][0], side, 24 if quick else 96)
+        crops = sample_crops(photo, pytorch[0][0], pytorch[2][0], side, 24 if quick else 96)
         swapped = copy.deepcopy(getattr(mtcnn, name))
         nets = {
-            "stock": stock_nets[name],
-            "again": copy.deepcopy(stock_nets[name]),
+            "pytorch": pytorch_nets[name],
+            "again": copy.deepcopy(pytorch_nets[name]),
             "ours": swapped,
         }
         for kind, net in nets.items():
@@ -175,18 +175,18 @@ def run(console: Console, output: Path, quick: bool) -> Checks:
     checks.expect(
         all(
             bits_equal(r.grad_input, records["again"][n].grad_input)
-            for n, r in records["stock"].items()
+            for n, r in records["pytorch"].items()
         ),
-        "control: the stock step repeated gives the same bits",
+        "control: the step with nn.PReLU, repeated, gives the same bits",
     )
-    compare_step(records["stock"], records["ours"], checks, console)
+    compare_step(records["pytorch"], records["ours"], checks, console)
 
     torch_ext.restore_prelu(mtcnn)
     restored = all(type(m) is nn.PReLU for m in mtcnn.modules() if isinstance(m, nn.PReLU))
     again = detect(mtcnn, photo)
     checks.expect(
-        restored and same_detection(stock, again),
+        restored and same_detection(pytorch, again),
         "restore_prelu gives nn.PReLU and its results back",
     )
-    console.print(f"picture: {save_figure(photo, stock, ours, output / 'mtcnn.png')}")
+    console.print(f"picture: {save_figure(photo, pytorch, ours, output / 'mtcnn.png')}")
     return checks

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-# Stock is drawn wide and light, ours thin and dark on top: where they agree, the line has a rim.
+# nn.PReLU is drawn wide and light, ours thin and dark on top: where they agree, the line has a rim.
 STYLES = {
-    "stock nn.PReLU": {"color": "#ffd43b", "width": 6.0, "marker": 13.0},
+    "nn.PReLU": {"color": "#ffd43b", "width": 6.0, "marker": 13.0},
     "torch_ext.PReLU": {"color": "#c2255c", "width": 1.8, "marker": 6.0},
 }
 
@@ -40,12 +40,12 @@ def _draw(
 
 def save_figure(
     photo: np.ndarray,
-    stock: tuple[np.ndarray, np.ndarray, np.ndarray],
+    pytorch: tuple[np.ndarray, np.ndarray, np.ndarray],
     ours: tuple[np.ndarray, np.ndarray, np.ndarray],
     path: Path,
 ) -> Path:
     """Draw the whole photograph and the first face enlarged; return the path written."""
-    detections = dict(zip(STYLES, (stock, ours), strict=True))
+    detections = dict(zip(STYLES, (pytorch, ours), strict=True))
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     whole, close = figure.subplots(1, 2)
     for axes, scale in ((whole, 0.6), (close, 1.0)):
@@ -73,8 +73,10 @@ def save_figure(
             for n, s in STYLES.items()
         ]
         close.legend(handles=handles, loc="lower right", framealpha=0.9)
-    same = all(np.array_equal(a, b) for a, b in zip(stock, ours, strict=True))
+    same = all(np.array_equal(a, b) for a, b in zip(pytorch, ours, strict=True))
     verdict = "identical boxes, probabilities and landmarks" if same else "results DIFFER"
-    figure.suptitle(f"MTCNN with its trained weights, stock and torch_ext: {verdict}", fontsize=14)
+    figure.suptitle(
+        f"MTCNN with its trained weights, nn.PReLU and torch_ext: {verdict}", fontsize=14
+    )
     figure.savefig(path, dpi=110)
     return path

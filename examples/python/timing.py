@@ -1,4 +1,4 @@
-"""Part 3: time per forward and backward of one PReLU layer, stock against ours."""
+"""Part 3: time per forward and backward of one PReLU layer, PyTorch's against ours."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def interleaved(functions: list[Callable[[], object]], target: float) -> list[fl
 
 
 def measure(shape: tuple[int, ...], channels_last: bool, target: float) -> tuple[list[float], bool]:
-    """Time [stock forward, our forward, stock backward, our backward]; compare bits."""
+    """Time [PyTorch's forward, our forward, PyTorch's backward, our backward]; compare bits."""
     torch.manual_seed(0)
     x, g = torch.randn(shape), torch.randn(shape)
     if channels_last:
@@ -79,8 +79,9 @@ def run(console: Console, output: Path, quick: bool) -> Checks:
     table = new_table("One PReLU layer, float32, one slope per channel: time per call in µs")
     table.add_column("layer", no_wrap=True)
     table.add_column("input", no_wrap=True)
-    for heading in ("forward\nstock", "\nours", "\nratio", "backward\nstock", "\nours", "\nratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for what in ("forward", "backward"):
+        for heading in (f"{what}\nPyTorch", "\nours", "\nratio"):
+            table.add_column(heading, justify="right", no_wrap=True)
     equal = []
     for name, shape, channels_last in track(cases, "timing", console=console, transient=True):
         times, same = measure(shape, channels_last, target)
@@ -96,7 +97,7 @@ def run(console: Console, output: Path, quick: bool) -> Checks:
     console.print(
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}; fastest of {REPEATS} interleaved repeats.\n"
-        "ratio: stock / ours, above 1 means that ours is faster; cl: channels-last.\n"
+        "ratio: PyTorch / ours, above 1 means that ours is faster; cl: channels-last.\n"
         "A small table for a first look; benchmarks/ measures with care.",
         highlight=False,
     )

@@ -91,24 +91,7 @@ struct Bounded {
   }
 };
 
-// PReLU's formulas a second time; other operations bring theirs.
-template <typename Op, typename R>
-auto expected_of(
-    const std::array<R, Op::kInputs>& inputs, const std::array<R, Op::kParams>& params) {
-  testing_operations::Expected<Op, R> result;
-  if constexpr (std::is_same_v<Op, PreluForward>) {
-    result.outputs = {inputs[0] > 0 ? inputs[0] : params[0] * inputs[0]};
-  } else if constexpr (std::is_base_of_v<PreluBackward, Op>) {
-    const auto [g, x] = inputs;
-    result.outputs = {x > 0 ? g : params[0] * g};
-    if constexpr (Op::kSums > 0) {
-      result.terms = {x > 0 ? R(0) : x * g};
-    }
-  } else {
-    result = Op::expected(inputs, params);
-  }
-  return result;
-}
+using testing_operations::expected_of;
 
 // Results and sums of operands in memory. `exact`: nothing is rounded before a result is stored, as
 // with small integers and powers of two, so that all must be right to the bit.

@@ -13,8 +13,7 @@
 namespace torch_ext::cpu {
 namespace {
 
-using testing_operations::Everything, testing_operations::Moments;
-using testing_operations::NormPreluApply;
+using testing_operations::Everything;
 
 // One param or six, no sum, one, two or three.
 constexpr std::array kOperations{

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda_problem.h"
+#include "operations.h"
 
 #include <gtest/gtest.h>
 
@@ -94,7 +95,7 @@ void check_exact(const Problem<scalar_t>& problem, const Results<Op, scalar_t>& 
       std::ranges::copy(values, wide.begin());
       return wide;
     };
-    const auto expected = Op::expected(
+    const auto expected = testing_operations::expected_of<Op>(
         wide(problem.template values_at<Op>(i)), wide(problem.template params_at<Op>(i)));
     for (const __float128 output : expected.outputs) {
       ASSERT_EQ(static_cast<double>(results.output.data()[i]), static_cast<double>(output))

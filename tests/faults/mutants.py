@@ -7,8 +7,8 @@ for by sanitizers or a compiler on a copy of a few files, quick enough for `make
 
 from dataclasses import dataclass
 
-CONTRACT = "test_contract.py"
-ERRORS = "test_errors.py"
+STATE = "test_battery_state.py"
+ERRORS = "test_battery_errors.py"
 LAYOUTS = "test_battery_layouts.py"
 SUMS = "test_battery_sums.py"
 BOUND = "test_error_bound.py"
@@ -34,6 +34,7 @@ class Mutant:
 _CPU = "csrc/kernels/cpu"
 _ARGS = "csrc/ops/prelu_args.cpp"
 _AUTOGRAD = "csrc/ops/prelu_autograd.cpp"
+_AUTOGRAD_STATE = "csrc/ops/autograd_state.h"
 _COMPOSITE = "csrc/ops/prelu_composite.cpp"
 _FORWARD = "return {select(x > V(0), x, w * x)};"
 _SAVE = "node->ctx_.save_for_backward({input, weight});"
@@ -52,7 +53,7 @@ MUTANTS = (
         "csrc/kernels/prelu.h",
         _FORWARD,
         "return {select(w * x > V(0), x, w * x)};",
-        CONTRACT,
+        STATE,
     ),
     Mutant(
         "gradients' sides are chosen by the input",
@@ -129,7 +130,7 @@ MUTANTS = (
         "      view = {at::get_num_threads(), 1, view.numel() / at::get_num_threads()};\n"
         "    }\n"
         "    cpu::run(view, knobs().nt_stores, cpu::Sweep(operands, step));",
-        "test_determinism.py",
+        "test_battery_threads.py",
     ),
     # ---- Sizes and layouts ----------------------------------------------------------------------
     Mutant(
@@ -187,14 +188,14 @@ MUTANTS = (
         '  check_prelu_args(input, weight, "prelu_meta");\n  return empty_output(input);',
         '  check_prelu_args(input, weight, "prelu_meta");\n'
         "  return at::empty_like(input, at::MemoryFormat::Contiguous);",
-        "test_dispatcher.py",
+        "test_battery_dispatch.py",
     ),
     Mutant(
         "an empty input has a gradient of zeros",
         "csrc/ops/prelu_cpu.cpp",
         "      grad_weight.zero_();\n",
         "      grad_weight.fill_(1);\n",
-        CONTRACT,
+        STATE,
     ),
     # ---- Arguments ------------------------------------------------------------------------------
     Mutant(
@@ -231,14 +232,14 @@ MUTANTS = (
         _AUTOGRAD,
         _SAVE,
         "node->ctx_.save_for_backward({input, weight, input.detach()});",
-        CONTRACT,
+        STATE,
     ),
     Mutant(
         "saved through hooks, not beside them",
         _AUTOGRAD,
         _SAVE,
         "node->ctx_.save_for_backward({input, weight.detach()});",
-        f"{CONTRACT} test_battery_autograd.py",
+        f"{STATE} test_battery_autograd.py",
     ),
     Mutant(
         "what nobody asks for is not computed",
@@ -263,7 +264,7 @@ MUTANTS = (
     ),
     Mutant(
         "transforms are seen",
-        _AUTOGRAD,
+        _AUTOGRAD_STATE,
         "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return true;",
         "c10::DispatchKey::FuncTorchDynamicLayerBackMode)) {\n    return false;",
         "test_battery_transforms.py",

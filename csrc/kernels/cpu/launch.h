@@ -27,10 +27,16 @@ struct PyTorch {
   }
 };
 
-// `stream`: large results may use non-temporal stores, which bypass the caches.
+// `stream`: large results may use non-temporal stores, which bypass the caches. `tensors`: how many
+// the sweeps touch together.
 template <typename... Sweeps>
-void run(const ChannelView& view, bool stream, Sweeps... sweeps) {
-  run(view, {instruction_set_in_use(), stream}, PyTorch(), std::move(sweeps)...);
+void run(const ChannelView& view, bool stream, int tensors, Sweeps... sweeps) {
+  run(view, {instruction_set_in_use(), stream, tensors}, PyTorch(), std::move(sweeps)...);
+}
+
+template <typename Sweep>
+void run(const ChannelView& view, bool stream, Sweep sweep) {
+  run(view, stream, /*tensors=*/0, std::move(sweep));
 }
 
 }  // namespace torch_ext::cpu

@@ -1,0 +1,193 @@
+// Norm + PReLU for each statistic, before, between and behind the sweeps over the elements
+// (norm_prelu.h): a shift for the moments, the statistics, the params of the operations, the
+// gradients. Host and device run the same lines.
+//
+// A statistic is a channel's for batch norm, a sample's channel for instance norm. Its parameters
+// are its channel's.
+#pragma once
+
+#include <c10/macros/Macros.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/channel_values.h"
+#include "kernels/channel_view.h"
+#include "kernels/operation.h"
+
+namespace torch_ext {
+
+// One of the norm's parameters, or the slope, as each statistic sees it.
+template <typename scalar_t>
+struct NormParameter {
+  using compute_t = compute_type<scalar_t>;
+
+  ChannelInput<scalar_t> values;  // of null: there is none
+  int64_t channels;
+  compute_t otherwise;  // where there is none
+
+  C10_HOST_DEVICE C10_ALWAYS_INLINE compute_t operator[](int64_t statistic) const {
+    return values.values == nullptr ? otherwise : values[statistic % channels];
+  }
+};
+
+// Forward and backward both take it from the variance as it is saved, so that z has the same bits.
+C10_HOST_DEVICE inline double reciprocal_deviation(double var, double eps) {
+  return 1 / std::sqrt(var + eps);
+}
+
+// A value near most elements of a channel: the median of a few that are scattered over it. A
+// channel's mean lies within one deviation of its median, whatever the distribution; a single
+// element (the first, a border's) may lie anywhere. What is not finite is no shift.
+template <typename scalar_t>
+struct ShiftOfChannel {
+  using compute_t = compute_type<scalar_t>;
+  static constexpr int kMostSamples = 15;
+  static constexpr int64_t kElementsForASample = 64;  // few elements are not worth many samples
+
+  const scalar_t* x;
+  ChannelView view;
+
+  C10_HOST_DEVICE compute_t operator[](int64_t channel) const {
+    const int64_t count = view.outer * view.inner;
+    const int64_t affordable = count / kElementsForASample;
+    const int samples = affordable < 3              ? 3
+                        : affordable > kMostSamples ? kMostSamples
+                                                    : static_cast<int>(affordable);
+    std::array<compute_t, kMostSamples> sorted;
+    sorted.fill(std::numeric_limits<compute_t>::infinity());
+    int found = 0;
+    double position = 0.5;
+    for (int i = 0; i < samples; ++i) {
+      // Multiples of the golden section, so that no pattern of the data has their period.
+      position += 0.6180339887498949;
+      position -= position >= 1 ? 1 : 0;
+      const auto element = static_cast<int64_t>(position * static_cast<double>(count));
+      const int64_t row = element / view.inner;
+      const int64_t offset = (row * view.channels + channel) * view.inner + element % view.inner;
+      const auto value = static_cast<compute_t>(x[offset]);
+      if (value - value == 0) {  // finite
+        insert(sorted, value);
+        ++found;
+      }
+    }
+    compute_t median = 0;
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#endif
+    for (int i = 0; i < kMostSamples; ++i) {
+      median = i < found && i == found / 2 ? sorted[i] : median;
+    }
+    return median;
+  }
+
+ private:
+  // Every place is compared, so that indices are constants and all stays in registers on a GPU.
+  C10_HOST_DEVICE static void insert(std::array<compute_t, kMostSamples>& sorted, compute_t value) {
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#endif
+    for (int i = 0; i < kMostSamples; ++i) {
+      const bool before = value < sorted[i];
+      const compute_t larger = before ? sorted[i] : value;
+      sorted[i] = before ? value : sorted[i];
+      value = larger;
+    }
+  }
+};
+
+// The params of the output that do not depend on its statistics, and the shift of the moments.
+template <typename scalar_t>
+struct BeforeMoments {
+  using compute_t = compute_type<scalar_t>;
+
+  ShiftOfChannel<scalar_t> shift_of;
+  NormParameter<scalar_t> bias_of, slope_of;
+  compute_t *shift, *bias, *slope;  // results
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    shift[i] = shift_of[i];
+    bias[i] = bias_of[i];
+    slope[i] = slope_of[i];
+  }
+};
+
+// Statistics from moments about a shift. A step of Moments.
+template <typename scalar_t>
+struct StatisticsFromMoments {
+  using compute_t = compute_type<scalar_t>;
+  static constexpr int kSums = 2;
+  // Squares of deviations from the shift, in variances: beyond it the sums lose digits that count.
+  static constexpr double kFar = 8;
+
+  double count;  // elements of a statistic
+  double eps;
+  const compute_t* shift;
+  NormParameter<scalar_t> weight_of;
+  compute_t *mean, *var, *scale;  // results; var is biased
+  bool* far;                      // whether the shift was too far from the mean; null: do not tell
+
+  C10_HOST_DEVICE void operator()(int64_t i, const std::array<double, 2>& sums) const {
+    const double from_shift = sums[0] / count;
+    const double square = from_shift * from_shift;
+    const double difference = sums[1] / count - square;
+    const double variance = difference < 0 ? 0 : difference;  // (NaN stays)
+    mean[i] = static_cast<compute_t>(static_cast<double>(shift[i]) + from_shift);
+    var[i] = static_cast<compute_t>(variance);
+    scale[i] = static_cast<compute_t>(
+        static_cast<double>(weight_of[i]) * reciprocal_deviation(static_cast<double>(var[i]), eps));
+    if (far != nullptr) {
+      far[i] = square > kFar * variance;
+    }
+  }
+};
+
+// The params of an operation whose statistics are known.
+template <typename scalar_t>
+struct ParamsFromStatistics {
+  using compute_t = compute_type<scalar_t>;
+
+  double eps;
+  ChannelInput<scalar_t> var;
+  NormParameter<scalar_t> weight_of, bias_of, slope_of;
+  compute_t *scale, *bias, *slope;  // results
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    scale[i] = static_cast<compute_t>(
+        static_cast<double>(weight_of[i]) * reciprocal_deviation(static_cast<double>(var[i]), eps));
+    bias[i] = bias_of[i];
+    slope[i] = slope_of[i];
+  }
+};
+
+// Each statistic's share of its parameters' gradients, and what of the input's gradient passes
+// through the statistics. A step of NormPreluReduce.
+template <typename scalar_t>
+struct GradientsFromSums {
+  using compute_t = compute_type<scalar_t>;
+  static constexpr int kSums = 3;
+
+  double count;  // elements of a statistic
+  double eps;
+  ChannelInput<scalar_t> var;
+  const compute_t* scale;
+  double *bias, *weight, *slope;  // results: shares of the gradients
+  compute_t *offset, *factor;     // results; null: not wanted
+
+  // dL/dx = scale * (gz - mean of gz - d * rstd^2 * mean of gz * d), with d = x - mean
+  C10_HOST_DEVICE void operator()(int64_t i, const std::array<double, 3>& sums) const {
+    const double rstd = reciprocal_deviation(static_cast<double>(var[i]), eps);
+    bias[i] = sums[0];
+    weight[i] = sums[1] * rstd;
+    slope[i] = sums[2];
+    if (offset != nullptr) {
+      const auto scale_here = static_cast<double>(scale[i]);
+      offset[i] = static_cast<compute_t>(-scale_here * (sums[0] / count));
+      factor[i] = static_cast<compute_t>(-scale_here * rstd * rstd * (sums[1] / count));
+    }
+  }
+};
+
+}  // namespace torch_ext

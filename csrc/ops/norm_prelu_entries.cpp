@@ -1,0 +1,166 @@
+// batch_norm_prelu and instance_norm_prelu: which statistics the norm takes, and what becomes of
+// the running ones. Written with the internal operators and PyTorch's, so that whatever PyTorch
+// does with a program (compile, export, functionalize, transform) sees nothing but those.
+#include <ATen/Context.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/batch_norm.h>
+#include <ATen/ops/instance_norm.h>
+#include <torch/library.h>
+#include <torch_ext/norm_prelu.h>
+#include <torch_ext/prelu.h>
+
+#include "ops/norm_prelu.h"
+#include "ops/norm_prelu_args.h"
+#include "ops/tensors.h"
+
+namespace torch_ext {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+bool is_defined(const OptionalTensor& tensor) {
+  return tensor.has_value() && tensor->defined();
+}
+
+bool has_kernels_for(const at::Tensor& tensor) {
+#if defined(TORCH_EXT_WITH_CUDA)
+  return is_ours(tensor);
+#else
+  return is_ours(tensor) && !tensor.is_cuda();
+#endif
+}
+
+// Another device or layout than the kernels know: PyTorch's norm serves there.
+bool is_foreign(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    std::initializer_list<std::reference_wrapper<const OptionalTensor>> others) {
+  return !has_kernels_for(input) || !has_kernels_for(slope) ||
+         std::any_of(others.begin(), others.end(), [](const OptionalTensor& tensor) {
+           return is_defined(tensor) && !has_kernels_for(*tensor);
+         });
+}
+
+// running += momentum * (statistic - running). `count` elements make a statistic: the running
+// variance is the unbiased one.
+void update_running(
+    const OptionalTensor& running_mean,
+    const OptionalTensor& running_var,
+    const at::Tensor& mean,
+    const at::Tensor& var,
+    const c10::SymInt& count,
+    double momentum) {
+  const at::NoGradGuard no_grad;
+  const at::Scalar unbiased = c10::SymFloat(count) / c10::SymFloat(count - 1);
+  running_mean->lerp_(mean.to(running_mean->scalar_type()).view_as(*running_mean), momentum);
+  running_var->lerp_(
+      var.mul(unbiased).to(running_var->scalar_type()).view_as(*running_var), momentum);
+}
+
+at::Tensor batch_norm_prelu_entry(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const OptionalTensor& running_mean,
+    const OptionalTensor& running_var,
+    const OptionalTensor& weight,
+    const OptionalTensor& bias,
+    bool training,
+    double momentum,
+    double eps) {
+  if (is_foreign(input, slope, {running_mean, running_var, weight, bias})) {
+    const at::Tensor z = at::batch_norm(
+        input, weight, bias, running_mean, running_var, training, momentum, eps,
+        at::globalContext().userEnabledCuDNN());
+    return torch_ext::prelu(z, slope);
+  }
+  check_batch_norm_rules(input, running_mean, running_var, training, eps);
+  if (!training) {
+    return norm_prelu_eval(input, slope, weight, bias, *running_mean, *running_var, eps);
+  }
+  auto [output, mean, var] = norm_prelu(input, slope, weight, bias, eps, /*instance=*/false);
+  if (is_defined(running_mean) && input.sym_numel() != 0) {
+    update_running(
+        running_mean, running_var, mean, var, input.sym_numel() / input.sym_size(1), momentum);
+  }
+  return output;
+}
+
+at::Tensor instance_norm_prelu_entry(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const OptionalTensor& running_mean,
+    const OptionalTensor& running_var,
+    const OptionalTensor& weight,
+    const OptionalTensor& bias,
+    bool use_input_stats,
+    double momentum,
+    double eps) {
+  if (is_foreign(input, slope, {running_mean, running_var, weight, bias})) {
+    const at::Tensor z = at::instance_norm(
+        input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps,
+        at::globalContext().userEnabledCuDNN());
+    return torch_ext::prelu(z, slope);
+  }
+  check_instance_norm_rules(input, running_mean, running_var, use_input_stats, eps);
+  if (!use_input_stats) {
+    // (PyTorch's instance norm takes running statistics of any type.)
+    const at::ScalarType dtype = compute_dtype(input);
+    return norm_prelu_eval(
+        input, slope, weight, bias, running_mean->to(dtype), running_var->to(dtype), eps);
+  }
+  auto [output, mean, var] = norm_prelu(input, slope, weight, bias, eps, /*instance=*/true);
+  if (is_defined(running_mean) && input.sym_numel() != 0) {
+    const c10::SymInt count = input.sym_numel() / (input.sym_size(0) * input.sym_size(1));
+    update_running(running_mean, running_var, mean.mean(0), var.mean(0), count, momentum);
+  }
+  return output;
+}
+
+}  // namespace
+
+at::Tensor batch_norm_prelu(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const OptionalTensor& running_mean,
+    const OptionalTensor& running_var,
+    const OptionalTensor& weight,
+    const OptionalTensor& bias,
+    bool training,
+    double momentum,
+    double eps) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("torch_ext::batch_norm_prelu", "")
+                             .typed<decltype(batch_norm_prelu)>();
+  return op.call(input, slope, running_mean, running_var, weight, bias, training, momentum, eps);
+}
+
+at::Tensor instance_norm_prelu(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const OptionalTensor& running_mean,
+    const OptionalTensor& running_var,
+    const OptionalTensor& weight,
+    const OptionalTensor& bias,
+    bool use_input_stats,
+    double momentum,
+    double eps) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("torch_ext::instance_norm_prelu", "")
+                             .typed<decltype(instance_norm_prelu)>();
+  return op.call(
+      input, slope, running_mean, running_var, weight, bias, use_input_stats, momentum, eps);
+}
+
+TORCH_LIBRARY_IMPL(torch_ext, CompositeImplicitAutograd, m) {
+  m.impl("batch_norm_prelu", batch_norm_prelu_entry);
+  m.impl("instance_norm_prelu", instance_norm_prelu_entry);
+}
+
+// torch.func's vmap: taken apart like PyTorch's own norms.
+TORCH_LIBRARY_IMPL(torch_ext, FuncTorchBatchedDecomposition, m) {
+  m.impl("batch_norm_prelu", batch_norm_prelu_entry);
+  m.impl("instance_norm_prelu", instance_norm_prelu_entry);
+}
+
+}  // namespace torch_ext

@@ -1,0 +1,158 @@
+"""torch.compile and torch.export see one whole operator, for any sizes, and keep its results."""
+
+import pytest
+import torch
+from batteries import CASES, DTYPES, SETTINGS, battery, each, first_setting, is_native, some
+from cases import Case, channels_last, significant_strides
+from operators import Role
+from reference import assert_both_branches, assert_same_bits
+from test_battery_autograd import cotangents, leaves_of, present, subsets, wanted
+
+# torch's own, raised while it compiles
+pytestmark = [
+    pytest.mark.contract,
+    pytest.mark.filterwarnings(
+        "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def layer(operator, setting=None):
+    """The operator between operations that a compiler would like to fuse with it."""
+    setting = first_setting(operator) if setting is None else setting
+    call = operator.call
+    names, at = operator.names, operator.place("input")
+
+    def function(*tensors):
+        given = dict(zip(names, tensors)) | {names[at]: tensors[at] * 2} | setting
+        results = call(**given)
+        results = (results,) if isinstance(results, torch.Tensor) else results
+        return tuple(result + 1 for result in results if result is not None)
+
+    return function
+
+
+def _run(function, operator, arguments, needed=None):
+    leaves = leaves_of(operator, arguments, needed)
+    results = function(*leaves)
+    gradients = ()
+    if wanted(leaves) and results:
+        gradients = torch.autograd.grad(results, wanted(leaves), cotangents(results))
+    return [*(result.detach() for result in results), *gradients]
+
+
+def _assert_equals_eager(compiled, operator, arguments, setting=None, needed=None):
+    actual = _run(compiled, operator, arguments, needed)
+    expected = _run(layer(operator, setting), operator, arguments, needed)
+    assert_both_branches(arguments[operator.place("input")], *expected)
+    for one, other in zip(actual, expected, strict=True):
+        assert_same_bits(one, other)
+        assert significant_strides(one) == significant_strides(other)
+
+
+# ---- torch.compile -----------------------------------------------------------------------------
+
+COMPILED = some(CASES, "image", "image_channels_last", "rows", "shared_0d_weight", "sliced")
+
+
+def compiled_layer(operator, setting=None, backend="aot_eager", **options):
+    return torch.compile(layer(operator, setting), fullgraph=True, backend=backend, **options)
+
+
+@battery(case=COMPILED, dynamic=each({"static": False, "dynamic": True}))
+def test_a_compiled_step_has_the_bits_of_eager(operator, case, dynamic, device):
+    arguments = operator.make(case, (torch.float32, torch.float32), device)
+    _assert_equals_eager(compiled_layer(operator, dynamic=dynamic), operator, arguments)
+
+
+@battery(dtypes=DTYPES)
+def test_a_compiled_step_of_every_dtype_has_the_bits_of_eager(operator, dtypes, device):
+    arguments = operator.make(Case("dtypes", (4, 16, 9, 9), (16,)), dtypes, device)
+    _assert_equals_eager(compiled_layer(operator), operator, arguments)
+
+
+@battery(setting=SETTINGS)
+def test_every_setting_compiles(operator, setting, device):
+    arguments = operator.make(Case("settings", (3, 4, 5), (4,)), operator.dtypes[0], device)
+    compiled = compiled_layer(operator, setting)
+    for one, other in zip(compiled(*arguments), layer(operator, setting)(*arguments), strict=True):
+        assert_same_bits(one, other)
+
+
+@battery(needed=subsets)
+def test_gradients_of_some_operands_compile(operator, needed, device):
+    arguments = operator.make(Case("frozen", (3, 4, 5), (4,)), operator.dtypes[0], device)
+    _assert_equals_eager(compiled_layer(operator), operator, arguments, needed=needed)
+
+
+@battery(dynamic=each({"told": True, "untold": None}))
+def test_another_size_does_not_compile_again(operator, dynamic, device):
+    """With symbolic sizes one graph serves all shapes of a rank, channels included. Untold, the second size makes
+    what changes symbolic, and that is all."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = compiled_layer(operator, backend=counter, dynamic=dynamic)
+    told = ((3, 6, 5, 7), (4, 9, 8, 5), (2, 33, 3, 4))
+    untold = ((3, 6, 5, 7), (4, 6, 8, 9), (2, 6, 3, 4), (9, 6, 11, 13), (5, 6, 70, 2))
+    for shape in told if dynamic else untold:
+        case = Case("sizes", shape, shape[1:2])
+        arguments = operator.make(case, operator.dtypes[0], device)
+        _assert_equals_eager(compiled, operator, arguments)
+    assert counter.frame_count == (1 if dynamic else 2)
+
+
+@battery()
+def test_where_only_compliant_operators_may_be_compiled_ours_are(operator, device):
+    with torch._dynamo.config.patch(only_allow_pt2_compliant_ops=True):
+        arguments = operator.make(Case("pt2", (3, 6, 5, 7), (6,)), operator.dtypes[0], device)
+        _assert_equals_eager(compiled_layer(operator), operator, arguments)
+
+
+@battery(dtypes=lambda o: {k: v for k, v in DTYPES(o).items() if v[1] == torch.float32})
+def test_inductor_keeps_the_results(operator, dtypes, device):
+    """To the bit, for integers: sums that are exact in any order. test_inductor.py has the policies."""
+    case = Case("inductor", (3, 6, 5, 7), (6,), channels_last)
+    arguments = operator.make(case, dtypes, device, dyadic=True)
+    _assert_equals_eager(compiled_layer(operator, backend="inductor"), operator, arguments)
+
+
+# ---- Exported programs -------------------------------------------------------------------------
+
+
+class Exported(torch.nn.Module):
+    def __init__(self, operator):
+        super().__init__()
+        self.function = layer(operator)
+
+    def forward(self, *tensors):
+        return self.function(*tensors)
+
+
+@battery(is_native, dtypes=DTYPES, strict=each({"strict": True, "non_strict": False}))
+def test_an_exported_program_holds_the_operator_whole_for_any_sizes(operator, dtypes, strict):
+    """Also after decomposition; only what the operator itself demands becomes a constraint."""
+    model = Exported(operator)
+    auto = torch.export.Dim.AUTO
+    sizes = [
+        {0: auto, 1: auto, 2: auto} if argument.role is Role.DATA else {0: auto}
+        for argument in operator.arguments
+    ]
+    arguments = operator.make(Case("export", (3, 5, 7), (5,)), dtypes)
+    program = torch.export.export(
+        model, tuple(arguments), dynamic_shapes=(tuple(sizes),), strict=strict
+    )
+    for form in (program, program.run_decompositions()):
+        called = [str(n.target) for n in form.graph.nodes if n.op == "call_function"]
+        assert called.count(operator.schema_name) == 1
+    for shape in ((2, 9, 4), (8, 2, 3), (3, 5, 7)):
+        others = operator.make(Case("other sizes", shape, shape[1:2]), dtypes)
+        results = present(model(*others))
+        assert_both_branches(others[operator.place("input")], *results)
+        for one, other in zip(program.module()(*others), results, strict=True):
+            assert_same_bits(one, other)

@@ -1,0 +1,167 @@
+"""Nothing outside of arguments and results is touched, whatever the tail, the layout and the instruction set:
+every tensor ends or begins at a page that must not be touched. And any allocation may fail."""
+
+import ctypes
+import signal
+
+import pytest
+import tensor_memory
+import torch
+from batteries import battery, each, first_setting, is_native
+from cases import Case, contiguous, rotated
+from operators import OPERATORS
+from reference import assert_same_bits
+from test_battery_autograd import leaves_of, present, wanted
+
+TAILS = range(64)
+SIDES = each({side: side for side in (tensor_memory.BEHIND, tensor_memory.BEFORE)})
+NO_MEMORY = r"can't allocate memory|not enough memory|DefaultCPUAllocator"
+
+
+def row(name):
+    return next(operator for operator in OPERATORS if operator.name == name)
+
+
+# ---- What runs beside guard pages --------------------------------------------------------------
+
+
+def _cases(tail):
+    """Planes, columns, one slope, short runs: with `tail` elements behind whole vectors."""
+    yield Case("planes", (2, 2, 64 + tail), (2,))
+    yield Case("columns", (3, 64 + tail), (64 + tail,))
+    yield Case("one slope", (128 + tail,), ())
+    yield Case("short runs", (3, 5, 1 + tail % 8, 1 + tail // 8), (5,))
+
+
+def _layout_cases():
+    """Also where other data are copied first, or many tasks leave partial sums."""
+    for layout in (contiguous, rotated):
+        yield Case("few", (5, 7, 9, 11), (7,), layout)
+        yield Case("tasks", (9, 33, 29, 31), (33,), layout)
+        yield Case("one slope", (999, 70), (), layout)
+
+
+def _assert_guarded(tensor, where):
+    """Else this test would prove nothing."""
+    if tensor is not None and tensor.numel() and tensor.is_contiguous():
+        end = tensor.data_ptr() + tensor.nbytes
+        assert (end if where == tensor_memory.BEHIND else tensor.data_ptr()) % 4096 == 0
+
+
+def _assert_the_same_beside(operator, where, arguments):
+    for setting in operator.settings.values():
+        expected = operator(*arguments, **setting)
+        tensor_memory.guard_pages(where)
+        guarded = [tensor.clone() for tensor in arguments]
+        actual = operator(*guarded, **setting)
+        for tensor in (*guarded, *actual):
+            _assert_guarded(tensor, where)
+        tensor_memory.guard_pages(None)
+        for one, other in zip(present(actual), present(expected), strict=True):
+            assert_same_bits(one, other)
+
+
+def every_tail_and_layout(name, where):
+    operator = row(name)
+    smallest = min(len(case.shape) for case in operator.cases)
+    cases = [case for tail in TAILS for case in _cases(tail)] + list(_layout_cases())
+    count = 0
+    for dtypes in operator.dtypes:
+        for case in cases:
+            if len(case.shape) >= smallest:
+                arguments = operator.make(case, dtypes, dyadic=True)
+                _assert_the_same_beside(operator, where, arguments)
+                count += 1
+    print(count)
+
+
+def large_results(name, where):
+    """From 32 MiB on, with and without whole cache lines at the ends."""
+    operator = row(name)
+    for extra in (0, 17):
+        case = Case("large", (1, 2, 2**22 + extra), (2,))
+        arguments = operator.make(case, (torch.float32, torch.float32), dyadic=True)
+        _assert_the_same_beside(operator, where, arguments)
+    print(2)
+
+
+def read_one_byte_outside(where):
+    tensor_memory.guard_pages(where)
+    tensor = torch.ones(77)
+    inside = tensor.data_ptr() + (tensor.nbytes - 1 if where == tensor_memory.BEHIND else 0)
+    ctypes.string_at(inside, 1)
+    print("inside is fine", flush=True)
+    ctypes.string_at(inside + (1 if where == tensor_memory.BEHIND else -1), 1)
+
+
+@pytest.mark.parametrize("where", (tensor_memory.BEHIND, tensor_memory.BEFORE))
+def test_a_guard_page_is_fatal_to_who_touches_it(where):
+    """Else the tests below would prove nothing."""
+    done = tensor_memory.start(read_one_byte_outside, where)
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "inside is fine\n"), done.stderr
+
+
+@battery(is_native, side=SIDES, capability=each(tensor_memory.capabilities()))
+def test_nothing_outside_is_touched_whatever_tail_and_layout(operator, side, capability):
+    environment = {"ATEN_CPU_CAPABILITY": capability}
+    done = tensor_memory.run(every_tail_and_layout, operator.name, side, environment=environment)
+    assert int(done) > 64
+
+
+@battery(is_native, side=SIDES)
+def test_nothing_outside_is_touched_by_stores_past_the_caches(operator, side):
+    assert int(tensor_memory.run(large_results, operator.name, side)) == 2
+
+
+# ---- No memory ---------------------------------------------------------------------------------
+
+
+def _problem(operator):
+    """Many tasks: partial sums. Other data in another order: a copy."""
+    case = Case("no memory", (16, 33, 65, 31), (33,), rotated)
+    return operator.make(case, (torch.float32, torch.float32))
+
+
+def _derivatives(operator, arguments, order):
+    leaves = leaves_of(operator, arguments)
+    results = present(operator(*leaves, **first_setting(operator)))
+    loss = sum(result.sum() for result in results)
+    first = torch.autograd.grad(loss, wanted(leaves), create_graph=order == 2)
+    if order == 1:
+        return first
+    loss = sum(gradient.square().sum() for gradient in first)
+    return torch.autograd.grad(loss, wanted(leaves), materialize_grads=True)
+
+
+def every_allocation_fails_once(name):
+    """The first, the second, ... tensor: of every setting, and of both orders of derivatives."""
+    operator = row(name)
+    arguments = _problem(operator)
+    calls = {
+        f"setting {key}": lambda setting=setting: present(operator(*arguments, **setting))
+        for key, setting in operator.settings.items()
+    }
+    calls |= {f"order {n}": lambda n=n: _derivatives(operator, arguments, n) for n in (1, 2)}
+    for what, call in calls.items():
+        call()  # what is made once and kept
+        expected = [result.clone() for result in call()]
+        count = tensor_memory.allocations(call)
+        for number in range(1, count + 1):
+            tensor_memory.fail_allocation(number)
+            with pytest.raises(RuntimeError, match=NO_MEMORY):
+                call()
+            tensor_memory.fail_allocation(0)
+            for one, other in zip(call(), expected, strict=True):
+                assert_same_bits(one, other)
+        print(what, count, sep=":")
+
+
+@battery(is_native)
+def test_any_allocation_may_fail(operator):
+    """An error that says what happened, nothing lost, and the next call is right."""
+    lines = tensor_memory.run(every_allocation_fails_once, operator.name).splitlines()
+    counts = {name: int(count) for name, count in (line.split(":") for line in lines)}
+    assert len(counts) == len(operator.settings) + 2
+    for key, setting in operator.settings.items():
+        assert counts[f"setting {key}"] >= sum(operator.wanted(setting))
+    assert counts["order 2"] > counts["order 1"] >= 2

@@ -1,0 +1,120 @@
+"""The result of a changed norm and code that is not PyTorch's: right, or an error that names the remedy."""
+
+import copy
+
+import pytest
+import torch
+from deferred import X, both, result
+from norm_pairs import assert_trains_like, calls_of, changed, pair
+
+import torch_ext
+
+pytestmark = pytest.mark.contract
+
+
+# ---- What does not come through Python -------------------------------------------------------------
+
+
+class Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -grad
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("function", [Identity, Square])
+def test_an_autograd_function_is_an_error_that_names_the_remedy(function):
+    model, fused = both(lambda m, x: function.apply(m.norm(x)))
+    with pytest.raises(RuntimeError, match="filter_fn"):
+        fused(X)
+    again = copy.deepcopy(model)
+    report = torch_ext.fuse_norm_prelu(again, X)
+    assert ("norm", "no PReLU got its result") in report.skipped
+    assert_trains_like(model, again, X, fused_in_a_step=0)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_an_autograd_function_with_the_pair_inside(training):
+    class Inside(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, norm, prelu):
+            z = norm(x)
+            ctx.mark_non_differentiable()
+            return z, prelu(norm(x))
+
+        @staticmethod
+        def backward(ctx, first, second):
+            return first + second, None, None
+
+    def forward(m, x):
+        first, second = Inside.apply(x, m.norm, m.prelu)
+        return m.other(first) + second
+
+    assert_trains_like(*both(forward, training), X, fused_in_a_step=0)
+
+
+def test_an_operator_of_another_extension_gets_a_tensor():
+    with torch.library._scoped_library("somebodys", "FRAGMENT") as library:
+        library.define("shift(Tensor[] parts, Tensor? more) -> Tensor")
+        library.impl("shift", lambda parts, more: parts[0] + more, "CompositeImplicitAutograd")
+        shift = torch.ops.somebodys.shift
+        model, fused = both(lambda m, x: m.prelu(shift([m.norm(x)], x)))
+        assert_trains_like(model, fused, X, fused_in_a_step=0)
+        model, fused = both(lambda m, x: m.prelu(shift.default([x], m.norm(x))))
+        assert_trains_like(model, fused, X, fused_in_a_step=0)
+
+
+def test_code_that_bypasses_python_is_an_error_that_names_the_remedy():
+    z, _ = result()
+    with pytest.raises(RuntimeError, match="filter_fn"), torch._C.DisableTorchFunctionSubclass():
+        z + 1
+
+
+def test_a_custom_op_of_python_gets_a_tensor():
+    @torch.library.custom_op("somebodys::double", mutates_args=())
+    def double(x: torch.Tensor) -> torch.Tensor:
+        assert type(x) is torch.Tensor
+        return x * 2
+
+    with torch.no_grad():
+        model, fused = both(lambda m, x: m.prelu(double(m.norm(x))))
+        torch.testing.assert_close(fused(X), model(X))
+
+
+def test_another_subclass_of_tensor_takes_part():
+    class Other(torch.Tensor):
+        pass
+
+    model, fused = both(lambda m, x: m.prelu(x.as_subclass(Other) + m.norm(x)))
+    y = fused(X)
+    assert type(y) is Other
+    torch.testing.assert_close(y, model(X))
+    made, y = calls_of(lambda: changed(pair())(X.as_subclass(Other)))
+    assert made == 0
+    assert type(y) is Other
+
+
+def test_a_mode_sees_ordinary_calls():
+    class Notes(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    model, fused = both(lambda m, x: m.prelu(m.norm(x)))
+    with Notes():
+        assert_trains_like(model, fused, X)
+    with torch.device("cpu"):
+        assert_trains_like(model, fused, X)
