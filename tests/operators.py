@@ -100,7 +100,8 @@ class Operator:
     native: bool = True  # a kernel of its own for each dispatch key, in torch_ext's library
     copies_nothing: bool = True  # of dense inputs, and takes no memory but results and partial sums
     bad: dict = field(default_factory=dict)  # by name: bad_arguments.Bad
-    dtypes: tuple = DTYPE_PAIRS  # of data and parameters
+    dtypes: tuple = DTYPE_PAIRS  # of data and parameters: what it is tried with
+    accepts: tuple = DTYPE_PAIRS  # the only ones that it takes
     cases: tuple = CASES
     empty_cases: tuple = EMPTY_CASES
     small_cases: tuple = SMALL_CASES  # for finite differences
