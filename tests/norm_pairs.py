@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import torch_ext
-from torch_ext import _deferred, fusion
+from torch_ext import _norm_calls
 
 NORMS = {
     "BatchNorm1d": (nn.BatchNorm1d, (4, 8, 5)),
@@ -37,11 +37,10 @@ def fused_calls():
         return noted
 
     with contextlib.ExitStack() as stack:
-        for module in (_deferred, fusion):
-            for name in ("batch_norm_prelu", "instance_norm_prelu"):
-                function = getattr(module, name)
-                setattr(module, name, noting(function))
-                stack.callback(setattr, module, name, function)
+        for name in ("batch_norm_prelu", "instance_norm_prelu"):
+            function = getattr(_norm_calls, name)
+            setattr(_norm_calls, name, noting(function))
+            stack.callback(setattr, _norm_calls, name, function)
         yield made
 
 

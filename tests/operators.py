@@ -62,6 +62,7 @@ class Argument:
     name: str
     role: Role
     differentiable: bool = True
+    signed: bool = True  # a variance is not
     ordinary: Callable = finite_slopes  # (shape, dtype, device) -> tensor; of parameters
     dyadic: Callable = dyadic_slopes  # the same, small powers of two: products are exact
     every: Callable | None = None  # (case, dtype, device) -> tensors that the values are tried with
@@ -91,17 +92,16 @@ class Operator:
     same_as_pytorch: tuple[str, ...] = ()
     backward: Callable | None = None  # (grad_output, *arguments) -> the bits autograd has to give
     masks: tuple[str, ...] = ()  # keywords of settings that only leave results out
-    wanted: Callable = lambda setting: (True,)  # which results a setting leaves in
+    mask: Callable | None = None  # of a setting: which results it leaves in; None: all
     exact: bool = True
     derivative_error: Callable | None = None  # of a dtype: in units of the largest value
     elementwise: bool = True  # DATA results depend on their own element and channel only
     saved: tuple[str, ...] | None = None  # what autograd keeps, and nothing else; None: no promise
-    node: str = ""  # the name of its node in autograd's graph
     native: bool = True  # a kernel of its own for each dispatch key, in torch_ext's library
     copies_nothing: bool = True  # of dense inputs, and takes no memory but results and partial sums
-    autocast: Callable | None = None  # (*arguments, dtype) -> the call that autocast stands for
     bad: dict = field(default_factory=dict)  # by name: bad_arguments.Bad
-    dtypes: tuple = DTYPE_PAIRS  # of data and parameters
+    dtypes: tuple = DTYPE_PAIRS  # of data and parameters: what it is tried with
+    accepts: tuple = DTYPE_PAIRS  # the only ones that it takes
     cases: tuple = CASES
     empty_cases: tuple = EMPTY_CASES
     small_cases: tuple = SMALL_CASES  # for finite differences
@@ -133,6 +133,10 @@ class Operator:
     @property
     def parameters(self):
         return [argument.name for argument in self.arguments if argument.role is not Role.DATA]
+
+    def wanted(self, setting):
+        """For each result, whether this setting leaves it in."""
+        return self.mask(setting) if self.mask else [True] * len(self.results)
 
     def masked(self, setting):
         """Whether a setting differs from the first by the results that it leaves out only."""
@@ -229,7 +233,6 @@ PRELU = Operator(
     same_as_pytorch=("output",),
     backward=lambda *tensors: torch.ops.torch_ext.prelu_backward(*tensors, [True, True]),
     saved=("input", "weight"),
-    node="TorchExtPreluBackward",
     bad=bad_arguments.PRELU,
 )
 
@@ -247,7 +250,7 @@ PRELU_BACKWARD = Operator(
         "neither": {"output_mask": [False, False]},
     },
     masks=("output_mask",),
-    wanted=lambda setting: setting["output_mask"],
+    mask=lambda setting: setting["output_mask"],
     oracle=_backward_oracle,
     plain=reference.plain_backward,
     pytorch=_pytorchs_backward,

@@ -40,7 +40,9 @@ def test_arguments_have_names_and_places(operator, device):
     arguments = operator.make(Case("names", (2, 3, 4), (3,)), operator.dtypes[0], device)
     setting = first_setting(operator)
     by_name = operator(*arguments, **setting)
-    by_place = packet(operator)(*arguments, *setting.values())
+    given = dict(zip(operator.names, arguments)) | setting
+    order = [argument.name for argument in packet(operator).default._schema.arguments]
+    by_place = packet(operator)(*(given[name] for name in order if name in given))
     by_place = (by_place,) if isinstance(by_place, torch.Tensor) else by_place
     for one, other in zip(by_name, by_place, strict=True):
         assert_same_bits(one, other)

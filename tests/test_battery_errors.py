@@ -79,7 +79,7 @@ def test_no_other_dtypes_are_accepted(operator, device):
             accepted.add(dtypes)
         except RuntimeError:
             pass
-    assert accepted == set(operator.dtypes)
+    assert accepted == set(operator.accepts)
 
 
 @battery(setting=SETTINGS)

@@ -54,9 +54,8 @@ def _run(operator, how):
     @how
     @given(problems(ranks=st.integers(smallest, 6)))
     def try_it(problem):
-        note(
-            f"python -c 'from test_battery_random import *; check(row({operator.name!r}), {problem})'"
-        )
+        call = f'check(row("{operator.name}"), {problem})'
+        note(f"python -c 'from test_battery_random import *; {call}'")
         check(operator, problem)
         input = problem.arguments(operator)[operator.place("input")]
         positive = (input > 0).sum().item()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.contract
 COUNTS = (2, 3, 4, 7, 8, 16)
 SHORT = ("planes", "columns", "one_slope")  # of the large cases, one for each way through memory
 PYTHON_THREADS = 8
-ROUNDS = 300
+ROUNDS = 500
 
 
 @contextlib.contextmanager

@@ -206,7 +206,8 @@ def test_transforms_compose_with_vmap(operator, nest, shared, zeros, device):
     for argument, dim, column in zip(used, dims, columns):
         whole = column[0] if dim is None else torch.stack(column)
         if dim == 0 and argument.role is not Role.DATA:  # other parameters for each sample
-            whole = whole * scales.view([-1] + [1] * (whole.dim() - 1))
+            factors = scales if argument.signed else scales.abs()
+            whole = whole * factors.view([-1] + [1] * (whole.dim() - 1))
         tensors.append(whole)
     inputs = torch.stack([sample[operator.place("input")] for sample in samples])
     assert_both_branches(inputs)

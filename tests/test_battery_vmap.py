@@ -61,8 +61,9 @@ def _samples(operator, shape, slopes, dtypes, device, dyadic, count):
     case = Case("vmap", shape, slopes)
     every = [operator.make(case, dtypes, device, seed=10 * i, dyadic=dyadic) for i in range(count)]
     for i, arguments in enumerate(every[1:], 1):  # other parameters for each sample, too
-        for name in operator.parameters:
-            arguments[operator.place(name)].mul_((-1.0) ** i * 2.0 ** (i % 2))
+        for argument, tensor in zip(operator.arguments, arguments, strict=True):
+            if argument.role is not Role.DATA:
+                tensor.mul_((-1.0 if argument.signed else 1.0) ** i * 2.0 ** (i % 2))
         if not shape and i % 2:  # a scalar cannot hold both signs
             arguments[operator.place("input")].neg_()
     return every

@@ -125,6 +125,14 @@ def in_another_order(m, x):
     return m.prelu(second) + m.other(first)
 
 
+def training_between(m, x):
+    m.norm.eval()
+    z = m.norm(x)
+    m.norm.train()
+    y = m.other(m.norm(x * 3))
+    return m.prelu(z) + y
+
+
 def raising(m, x):
     m.norm(x)
     raise KeyError
@@ -132,7 +140,7 @@ def raising(m, x):
 
 @pytest.mark.parametrize(
     "forward",
-    [seen_statistics, seen_state, unused, unused_in_the_end, in_another_order],
+    [seen_statistics, seen_state, unused, unused_in_the_end, in_another_order, training_between],
     ids=lambda f: f.__name__,
 )
 def test_statistics_are_updated_once_and_before_they_are_seen(forward):
@@ -267,6 +275,17 @@ def test_no_grad_is_fused_and_inference_mode_is_right():
             assert made == fusions
             assert torch.is_inference(y) is (mode is torch.inference_mode)
             torch.testing.assert_close(y, model(X))
+
+
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model, fused = both(plain, training=False)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(X), model(X))
+        torch.testing.assert_close(fused(X), model(X))
+    with torch.inference_mode():
+        assert_same(dict(enumerate([fused.train()(X)])), dict(enumerate([model.train()(X)])))
+    assert_same(dict(fused.named_buffers()), dict(model.named_buffers()))
 
 
 def test_inference_tensors_outside_of_their_mode():

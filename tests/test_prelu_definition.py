@@ -132,7 +132,7 @@ def test_first_order_at_zero_uses_the_slope(at_zero):
 
 
 def test_forward_mode_at_zero_uses_the_slope(at_zero):
-    """Stock's forward mode uses 1 here and disagrees with its own reverse mode."""
+    """PyTorch's forward mode uses 1 here and disagrees with its own reverse mode."""
     input, weight = at_zero
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(input.detach(), torch.full_like(input, 8.0))
@@ -146,7 +146,7 @@ def test_forward_mode_at_zero_uses_the_slope(at_zero):
 
 
 def test_second_order_at_zero_uses_the_slope(at_zero):
-    """Stock's second order has 1 and 0 at zero."""
+    """PyTorch's second order has 1 and 0 at zero."""
     input, weight = at_zero
     grad_output = torch.full_like(input, 3.0).requires_grad_()
     grad_input, grad_weight = torch.autograd.grad(

@@ -31,11 +31,14 @@ from torch_ext._norm_calls import (
     KINDS,
     Arguments,
     arguments,
+    fused,
     is_undisturbed,
     may_defer,
+    normed,
     slope_for,
+    update_statistics,
+    updates_statistics,
 )
-from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
 
 _forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _grad_enabled = torch._C.is_grad_enabled
@@ -51,59 +54,40 @@ class Call:
         "versions",
     )
 
-    def __init__(self, key: tuple[int, bool], x: Tensor, arguments: Arguments) -> None:
+    def __init__(
+        self, key: tuple[int, bool], x: Tensor, arguments: Arguments, versions: tuple[int, ...]
+    ) -> None:
         self.key = key  # the norm by its identity, and whether it is an instance norm
         self.input = x
         self.arguments = arguments
-        self.versions = _versions(x, arguments)
+        self.versions = versions
         self.grad = _grad_enabled()
         self.settled: Tensor | None = None
         self.fused = False
         self.reported = False  # that it cannot be computed any more
-        if _updates(arguments):
+        if arguments[0] is not None:
             _pending[key[0]] = weakref.ref(self)
 
     def fuse(self, slope: Tensor) -> Tensor:
         """Norm and PReLU by one operator."""
         self.check()
         self.fused = True
-        if self.key[1]:
-            return self._once(instance_norm_prelu, slope)
-        return self._once(batch_norm_prelu, slope)
+        self._begin()
+        return fused(self.key[1], self.input, slope, self.arguments)
 
     def settle(self) -> Tensor:
         """What the norm would have returned, always the same tensor."""
         if self.settled is None:
             self.check()
-            norm = F.instance_norm if self.key[1] else F.batch_norm
             with self._as_at_the_call():
-                if self.fused:  # has counted this call already
-                    self.settled = norm(self.input, *_without_updates(self.arguments))
-                else:
-                    self.settled = self._once(norm)
+                self._begin()
+                once_more = _without_updates(self.arguments) if self.fused else self.arguments
+                self.settled = normed(self.key[1], self.input, once_more)
         return self.settled
 
-    def _once(self, function: Callable[..., Tensor], *slope: Tensor) -> Tensor:
-        """The first that is computed of the call: updates statistics, even if it fails later on.
-
-        (Checkpointing stops a recomputation by raising as soon as the last tensor has been saved.)
-        """
+    def _begin(self) -> None:
         if _pending:
             _pending.pop(self.key[0], None)
-        mean = self.arguments[0]
-        before = None if mean is None else mean._version
-        try:
-            return function(self.input, *slope, *self.arguments)
-        except BaseException:
-            if mean is not None and mean._version == before:
-                self._update()
-            raise
-
-    def _update(self) -> None:
-        """Updates the statistics and nothing else."""
-        if _updates(self.arguments):
-            with torch.no_grad():
-                (F.instance_norm if self.key[1] else F.batch_norm)(self.input, *self.arguments)
 
     def check(self) -> None:
         """Raises if what the result depends on was changed since the call."""
@@ -137,29 +121,25 @@ class Call:
     def __del__(self) -> None:
         if self.fused or self.settled is not None or self.reported or sys.is_finalizing():
             return
-        if _updates(self.arguments):
-            _pending.pop(self.key[0], None)
+        self._begin()
+        if updates_statistics(self.arguments):
             try:
                 self.check()
-                self._update()
+                update_statistics(self.key[1], self.input, self.arguments)
             except RuntimeError as error:
                 warnings.warn(f"running statistics were not updated: {error}", stacklevel=2)
 
 
-# Calls that have not updated their norm's statistics yet, by the norm's identity.
+# Calls that have not read or updated their norm's statistics yet, by the norm's identity.
 _pending: dict[int, weakref.ref[Call]] = {}
 
 
-def finish(norm: nn.Module) -> None:
-    """Brings the statistics of a norm up to date."""
+def finish(norm: nn.Module, only_updates: bool = False) -> None:
+    """Has the norm's last call done with its statistics, or brings them up to date."""
     reference = _pending.get(id(norm))
     call = None if reference is None else reference()
-    if call is not None:
+    if call is not None and (updates_statistics(call.arguments) or not only_updates):
         call.settle()
-
-
-def _updates(arguments: Arguments) -> bool:
-    return arguments[4] and arguments[0] is not None
 
 
 def _without_updates(arguments: Arguments) -> Arguments:
@@ -270,13 +250,16 @@ def call_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
         type(x) is Tensor
         and is_undisturbed(self)
         and may_defer()
-        and not x.is_inference()  # does not tell that it was changed
         and "_is_fsdp_managed_module" not in self.__dict__  # Parameters go after the forward
     ):
         kind = KINDS[type(self)._torch_ext_norm]
         found = arguments(self, kind, x)
         if found is not None:
-            return deferred(Call((id(self), kind.instance), x, found))
+            try:
+                versions = _versions(x, found)
+            except RuntimeError:  # tensors of inference mode do not tell that they were changed
+                return normed(kind.instance, x, found)
+            return deferred(Call((id(self), kind.instance), x, found, versions))
     return nn.Module.__call__(self, x)
 
 

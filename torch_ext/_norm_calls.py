@@ -6,14 +6,18 @@ or not. `norm_prelu` passes them to the operators at once, a deferred result (`_
 In any doubtful case PyTorch's modules compute the result, and raise their errors.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from torch.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+
+from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
 
 # The arguments of F.batch_norm and F.instance_norm after the first: running mean and variance,
 # weight, bias, whether the input's statistics are used, momentum, eps.
@@ -177,3 +181,50 @@ def slope_for(prelu: Any, x: Tensor) -> Tensor | None:
     if len(shape) > 1 or (shape and shape[0] != 1 and shape[0] != x.shape[1]):
         return None
     return slope if _are_like(x, slope) else None
+
+
+def updates_statistics(arguments: Arguments) -> bool:
+    """Whether a call with these arguments changes running statistics."""
+    return arguments[4] and arguments[0] is not None
+
+
+def fused(instance: bool, x: Tensor, slope: Tensor, arguments: Arguments) -> Tensor:
+    """Norm and PReLU by one operator."""
+    function = instance_norm_prelu if instance else batch_norm_prelu
+    return _counted(function, instance, x, arguments, slope)
+
+
+def normed(instance: bool, x: Tensor, arguments: Arguments) -> Tensor:
+    """The norm by itself."""
+    return _counted(F.instance_norm if instance else F.batch_norm, instance, x, arguments)
+
+
+def _counted(
+    function: Callable[..., Tensor],
+    instance: bool,
+    x: Tensor,
+    arguments: Arguments,
+    *slope: Tensor,
+) -> Tensor:
+    """Calls the function. Updates running statistics even if it is stopped, as a norm in front has.
+
+    (Checkpointing stops a recomputation as soon as the last tensor has been saved: hooks raise. What
+    F.batch_norm does to the statistics does not show in their versions.)
+    """
+    mean = arguments[0]
+    if mean is None or not arguments[4] or _saved_tensors_hooks(False) is None:
+        return function(x, *slope, *arguments)
+    before = mean.clone()
+    try:
+        return function(x, *slope, *arguments)
+    except BaseException:
+        if torch.equal(mean, before):
+            update_statistics(instance, x, arguments)
+        raise
+
+
+def update_statistics(instance: bool, x: Tensor, arguments: Arguments) -> None:
+    """What a call does to running statistics, and nothing else."""
+    if updates_statistics(arguments):
+        with torch.no_grad():
+            (F.instance_norm if instance else F.batch_norm)(x, *arguments)

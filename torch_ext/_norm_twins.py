@@ -98,13 +98,13 @@ def norm_twin(original: type) -> type:
 
 def _statistic(name: str) -> Any:
     def get(self: nn.Module) -> Tensor | None:
-        finish(self)
+        finish(self, only_updates=True)
         return self._buffers[name]
 
     return property(get)
 
 
 def _save_to_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
-    finish(self)
+    finish(self, only_updates=True)
     original: Any = next(original_norm(base) for base in type(self).__mro__ if is_norm_twin(base))
     original._save_to_state_dict(self, *args, **kwargs)

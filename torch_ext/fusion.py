@@ -10,11 +10,10 @@ from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 
 from torch_ext._modules import REFUSED, check_filter_fn, check_model
-from torch_ext._norm_calls import KINDS, arguments, is_plain_eager, is_undisturbed, slope_for
+from torch_ext._norm_calls import KINDS, arguments, fused, is_plain_eager, is_undisturbed, slope_for
 from torch_ext._norm_twins import NORMS, known_norm, norm_obstacle, norm_twin, stands_for_a_norm
 from torch_ext._relu_uses import ExampleInputs, run_once
 from torch_ext._twins import BEHIND_NORM, ORIGINAL, fused_class, is_fused, original_class
-from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
 from torch_ext.replace import changeable_modules, prelu_obstacle
 from torch_ext.swap_report import SwapReport
 
@@ -59,8 +58,7 @@ def norm_prelu(norm: nn.Module, prelu: nn.Module, input: Tensor) -> Tensor:
         ):
             found = arguments(norm, kind := KINDS[known], input)
             if found is not None:
-                fused = instance_norm_prelu if kind.instance else batch_norm_prelu
-                return fused(input, slope, *found)
+                return fused(kind.instance, input, slope, found)
     return prelu(norm(input))  # type: ignore[no-any-return]
 
 

@@ -318,7 +318,7 @@ MUTANTS = (
         "torch_ext/_norm_calls.py",
         "        and _saved_tensors_hooks(False) is None\n",
         "",
-        DEFERRED,
+        "test_fused_norms_training.py",
     ),
     Mutant(
         "hooks stand between norm and PReLU",
