@@ -183,12 +183,31 @@ def test_a_result_is_one_tensor_whatever_is_asked_of_it():
     assert (z.grad != 0).all()
 
 
-def test_backward_may_start_at_it():
-    z, expected = result()
-    model = changed(pair())
-    model[0](X.requires_grad_(False)).sum().backward()
-    assert model[0].bias.grad is not None
-    assert torch.equal(z.detach(), expected.detach())
+STARTS = {
+    "method": lambda z: z.backward(torch.ones_like(z)),
+    "autograd.backward": lambda z: torch.autograd.backward([z], [ONES]),
+    "autograd.backward of a scalar": lambda z: torch.autograd.backward(z.sum()),
+    "of two": lambda z: torch.autograd.backward([z, z * 2], [ONES, ONES]),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
+def test_backward_may_start_at_it(start):
+    plain, fused = pair(), changed(pair())
+    for model in (plain, fused):
+        start(model[0](X))
+    assert fused[0].bias.grad.abs().min() > 0
+    torch.testing.assert_close(fused[0].bias.grad, plain[0].bias.grad)
+    torch.testing.assert_close(fused[0].weight.grad, plain[0].weight.grad)
+
+
+def test_gradients_may_be_asked_for_of_it():
+    plain, fused = pair(), changed(pair())
+    grads = [
+        torch.autograd.grad(model[0](X), [*model[0].parameters()], ONES) for model in (plain, fused)
+    ]
+    torch.testing.assert_close(grads[1], grads[0])
+    assert grads[0][1].abs().min() > 0
 
 
 def test_an_attribute_set_on_it_stays():

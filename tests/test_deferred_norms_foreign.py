@@ -6,6 +6,7 @@ import pytest
 import torch
 from deferred import X, both, result
 from norm_pairs import assert_trains_like, calls_of, changed, pair
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ext
 
@@ -118,3 +119,22 @@ def test_a_mode_sees_ordinary_calls():
         assert_trains_like(model, fused, X)
     with torch.device("cpu"):
         assert_trains_like(model, fused, X)
+
+
+def test_a_dispatch_mode_sees_the_operators_of_both():
+    class Notes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    model, fused = both(lambda m, x: m.prelu(m.norm(x)))
+    torch_ext.replace_prelu(model)
+    runs = []
+    for each in (model, fused):
+        seen = []
+        with Notes():
+            made, _ = calls_of(lambda each=each: each(X))
+        runs.append(seen)
+        assert made == 0
+    assert runs[0] == runs[1]
+    assert any("batch_norm" in name for name in runs[0])

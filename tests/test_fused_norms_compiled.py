@@ -62,6 +62,14 @@ def test_a_part_that_is_compiled_gets_the_result_of_a_norm_that_is_not():
     assert_same(outcome(fused, X), outcome(model, X))
 
 
+def test_a_part_that_is_compiled_without_breaks_refuses_the_result_in_words():
+    model, fused = pair(), changed(pair())
+    double = torch.compile(lambda z: fused[1](z) * 2, fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match="compile the norm with it"):
+        double(fused[0](X))
+    torch.testing.assert_close(double(fused[0](X) + 0), model(X) * 2)
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_function_gets_the_result_of_a_norm(backend):
     model, fused = pair(), changed(pair())

@@ -78,6 +78,11 @@ class Call:
     def settle(self) -> Tensor:
         """What the norm would have returned, always the same tensor."""
         if self.settled is None:
+            if torch.compiler.is_dynamo_compiling():
+                torch._dynamo.graph_break(
+                    msg="a compiled part of a model was given the result of a norm outside of it that "
+                    f"torch_ext.fuse_norm_prelu has changed: {REMEDY}, or compile the norm with it"
+                )
             self.check()
             with self._as_at_the_call():
                 self._begin()

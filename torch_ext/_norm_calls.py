@@ -62,7 +62,6 @@ _forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
-_backward_task = torch._C._current_graph_task_id
 
 
 def is_undisturbed(module: nn.Module) -> bool:
@@ -96,14 +95,12 @@ def may_defer() -> bool:
 
     Not within `torch.autograd.Function.forward` (where forward gradients are off, as in inference mode,
     whose tensors do not tell that they were changed): its results get their graph from outside. Not
-    within a backward, nor where saved tensors go to hooks (checkpointing, offloading): what is saved
-    belongs to the place of the norm's call, and how often a checkpointed norm counts its statistics
-    depends on it. Not under dispatch modes, which watch operators one by one.
+    where saved tensors go to hooks (checkpointing, offloading): what is saved belongs to the place of
+    the norm's call, and how often a checkpointed norm counts its statistics depends on it. Not under dispatch modes, which watch operators one by one.
     """
     return (
         _forward_grad_enabled()
         and _saved_tensors_hooks(False) is None
-        and _backward_task() == -1
         and _dispatch_modes() == 0
         and _tracing() is None
         and _transforms() is None
