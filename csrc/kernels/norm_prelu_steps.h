@@ -57,7 +57,12 @@ struct ShiftOfChannel {
                         : affordable > kMostSamples ? kMostSamples
                                                     : static_cast<int>(affordable);
     std::array<compute_t, kMostSamples> sorted;
-    sorted.fill(std::numeric_limits<compute_t>::infinity());
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#endif
+    for (int i = 0; i < kMostSamples; ++i) {
+      sorted[i] = std::numeric_limits<compute_t>::infinity();
+    }
     int found = 0;
     double position = 0.5;
     for (int i = 0; i < samples; ++i) {
@@ -78,7 +83,7 @@ struct ShiftOfChannel {
 #pragma unroll
 #endif
     for (int i = 0; i < kMostSamples; ++i) {
-      median = i < found && i == found / 2 ? sorted[i] : median;
+      median = select(i < found && i == found / 2, sorted[i], median);
     }
     return median;
   }
@@ -91,8 +96,8 @@ struct ShiftOfChannel {
 #endif
     for (int i = 0; i < kMostSamples; ++i) {
       const bool before = value < sorted[i];
-      const compute_t larger = before ? sorted[i] : value;
-      sorted[i] = before ? value : sorted[i];
+      const compute_t larger = select(before, sorted[i], value);
+      sorted[i] = select(before, value, sorted[i]);
       value = larger;
     }
   }
