@@ -105,11 +105,13 @@ TEST(NormPreluTest, WithoutParametersAndBuffers) {
   const Tensor slope = t.slope.detach().to(torch::kDouble);
   const Tensor batch = torch_ext::batch_norm_prelu(
       t.input, t.slope, std::nullopt, std::nullopt, std::nullopt, std::nullopt, /*training=*/true);
-  EXPECT_TRUE(torch::allclose(
-      batch.to(torch::kDouble), at::prelu(expected_norm({0, 2, 3}), slope), 1e-5, 1e-5));
+  EXPECT_TRUE(
+      torch::allclose(
+          batch.to(torch::kDouble), at::prelu(expected_norm({0, 2, 3}), slope), 1e-5, 1e-5));
   const Tensor instance = torch_ext::instance_norm_prelu(t.input, t.slope);
-  EXPECT_TRUE(torch::allclose(
-      instance.to(torch::kDouble), at::prelu(expected_norm({2, 3}), slope), 1e-5, 1e-5));
+  EXPECT_TRUE(
+      torch::allclose(
+          instance.to(torch::kDouble), at::prelu(expected_norm({2, 3}), slope), 1e-5, 1e-5));
   EXPECT_FALSE(torch::allclose(batch, instance, 1e-2, 1e-2));
 }
 
@@ -141,9 +143,8 @@ TEST(NormPreluTest, Errors) {
       error_of(training(torch::ones({2, 8, 3}, torch::kDouble))),
       "running_mean should contain 8 elements not 7");
   EXPECT_EQ(
-      error_of<c10::ValueError>([&] {
-        torch_ext::instance_norm_prelu(torch::ones({2, 7, 1}, torch::kDouble), t.slope);
-      }),
+      error_of<c10::ValueError>(
+          [&] { torch_ext::instance_norm_prelu(torch::ones({2, 7, 1}, torch::kDouble), t.slope); }),
       "Expected more than 1 spatial element when training, got input size torch.Size([2, 7, 1])");
   EXPECT_EQ(
       error_of([&] { torch_ext::batch_norm_prelu(t.input, t.slope, std::nullopt, std::nullopt); }),
