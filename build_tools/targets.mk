@@ -15,8 +15,8 @@
 #   make bench-import      what `import torch_ext` adds to `import torch`
 #   make clean
 
-.PHONY: ctest pytest build-tests test-models gpu-status check-package check-architectures check-format check-types \
-  bench-compile bench-import bench-kernels bench-models environment system clean
+.PHONY: ctest pytest build-tests test-models gpu-status check-package all-gpus check-architectures check-format \
+  check-types bench-compile bench-import bench-kernels bench-models environment system clean
 
 # --- tests ----------------------------------------------------------------------------------------------------
 
@@ -46,6 +46,8 @@ check-package: environment
 
 # Builds in place are for one GPU; this one is for all that the wheel is for. The next `make build` takes that back.
 ALL_GPUS := $(shell sed -n 's/^ *set(default "\(.*\)")/\1/p' cmake/torch_ext-cuda.cmake)
+all-gpus:
+	@echo "$(ALL_GPUS)"
 check-architectures:
 	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ALL_GPUS)" $(MAKE) build
 	$(PY) -m pytest tests/test_cuda_machine_code.py

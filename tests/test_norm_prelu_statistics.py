@@ -10,7 +10,7 @@ from norm_cases import BATCH, FUNCTIONS, INSTANCE, NormCase, problem_of
 from norm_reference import wide
 from reference import UNIT_ROUNDOFF, assert_same_bits
 
-import torch_ext  # noqa: F401  (registers the operators)
+import torch_ext
 
 pytestmark = pytest.mark.contract
 
@@ -206,3 +206,13 @@ def test_a_second_look_has_the_same_bits(norm, threads):
     threads(3)
     for actual, before in zip(results_of(problem), expected, strict=True):
         assert_same_bits(actual, before)
+
+
+@pytest.mark.parametrize("name", ["batch_norm_prelu", "instance_norm_prelu"])
+def test_updates_of_running_statistics_give_them_no_new_version(name):
+    """As PyTorch's batch norm: a norm that has saved them for its backward would refuse to run it."""
+    mean, var = torch.zeros(5), torch.ones(5)
+    input, slope = normal((4, 5, 6, 7)).float(), torch.full((5,), 0.25)
+    getattr(torch_ext, name)(input, slope, mean, var, None, None, True)
+    assert (mean != 0).all() and (var != 1).all()
+    assert mean._version == 0 and var._version == 0

@@ -28,13 +28,16 @@ contract = pytest.mark.contract
 def test_the_public_names_are_these():
     assert sorted(torch_ext.__all__) == [
         "ActivationMonitor",
+        "NormPReLU",
         "PReLU",
         "SwapReport",
         "__version__",
         "batch_norm_prelu",
         "build_info",
         "cmake_prefix_path",
+        "fuse_norm_prelu",
         "instance_norm_prelu",
+        "norm_prelu",
         "override_aten",
         "parametrize_relu",
         "prelu",

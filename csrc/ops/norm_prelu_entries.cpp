@@ -43,7 +43,8 @@ bool is_foreign(
 }
 
 // running += momentum * (statistic - running). `count` elements make a statistic: the running
-// variance is the unbiased one.
+// variance is the unbiased one. As PyTorch's norms do, it leaves the versions of the tensors as
+// they are: a norm that has saved them for its backward does not read them there.
 void update_running(
     const OptionalTensor& running_mean,
     const OptionalTensor& running_var,
@@ -53,9 +54,11 @@ void update_running(
     double momentum) {
   const at::NoGradGuard no_grad;
   const at::Scalar unbiased = c10::SymFloat(count) / c10::SymFloat(count - 1);
-  running_mean->lerp_(mean.to(running_mean->scalar_type()).view_as(*running_mean), momentum);
-  running_var->lerp_(
-      var.mul(unbiased).to(running_var->scalar_type()).view_as(*running_var), momentum);
+  const at::Tensor new_mean = mean.to(running_mean->scalar_type()).view_as(*running_mean);
+  const at::Tensor new_var = var.mul(unbiased).to(running_var->scalar_type()).view_as(*running_var);
+  const at::AutoDispatchBelowADInplaceOrView keep_versions;
+  running_mean->lerp_(new_mean, momentum);
+  running_var->lerp_(new_var, momentum);
 }
 
 at::Tensor batch_norm_prelu_entry(

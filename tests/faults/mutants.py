@@ -295,9 +295,9 @@ MUTANTS = (
     Mutant(
         "statistics are updated once for each call of the norm",
         "torch_ext/_deferred.py",
-        "if self.fused:  # has counted",
-        "if False:  # has counted",
-        DEFERRED,
+        "_without_updates(self.arguments) if self.fused else",
+        "_without_updates(self.arguments) if False else",
+        f"{DEFERRED} test_deferred_norms_order.py",
     ),
     Mutant(
         "an input that was changed before its result is used is an error",
