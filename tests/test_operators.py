@@ -124,6 +124,7 @@ FAILURES = (AssertionError, RuntimeError, pytest.fail.Exception)
 
 @pytest.fixture(autouse=True)
 def _as_it_was():
+    torch._dynamo.reset()  # what batteries compiled before counts towards its limits
     yield
     torch.set_flush_denormal(False)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -143,6 +144,8 @@ def test_a_battery_takes_up_a_new_row_and_passes_it_where_it_is_right(name):
     battery = BATTERIES[name]
     toys = [toy for toy in (broken.TOY, broken.TOY_BACKWARD) if battery.where(toy)]
     assert bool(toys) == (BROKEN[name] is not broken.WITHOUT_KERNELS)  # toys have none of their own
+    if name == "test_random_problems":
+        toys = toys[:1]  # one takes half a minute
     for toy in toys:
         assert run(battery, toy, most=2) == min(2, len(list(rows_of(battery, toy)))) > 0
 
