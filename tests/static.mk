@@ -34,7 +34,7 @@ check-cuda: environment static-tools
 
 $(STATIC)/build.ninja: CMakeLists.txt tests/cpp/CMakeLists.txt $(wildcard cmake/*.cmake) | environment system static-tools
 	cmake -S . -B $(STATIC) -G Ninja -DCMAKE_CXX_COMPILER=$(CLANGXX) -DTORCH_EXT_CUDA=OFF -DTORCH_EXT_TESTS=ON \
-	  -DTORCH_EXT_PYTHON=ON -DTORCH_EXT_WERROR=ON -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) \
+	  -DTORCH_EXT_PYTHON=ON -DTORCH_EXT_WERROR=ON -DTORCH_EXT_UNITY=OFF -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) \
 	  -DPython_EXECUTABLE=$(PY) -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
 
 check-tidy: $(STATIC)/build.ninja

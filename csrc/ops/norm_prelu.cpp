@@ -104,28 +104,28 @@ NormPreluGradients norm_prelu_backward(
   return op.call(grad_output, input, slope, weight, bias, mean, var, eps, training, output_mask);
 }
 
-TORCH_LIBRARY_FRAGMENT(torch_ext, m) {
+void define_norm_prelu(torch::Library& library) {
   // As for prelu: kernels take any strides.
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag, at::Tag::flexible_layout};
-  m.def(
+  library.def(
       "batch_norm_prelu(Tensor input, Tensor slope, Tensor(a!)? running_mean, "
       "Tensor(b!)? running_var, Tensor? weight=None, Tensor? bias=None, bool training=False, "
       "float momentum=0.1, float eps=1e-05) -> Tensor",
       tags);
-  m.def(
+  library.def(
       "instance_norm_prelu(Tensor input, Tensor slope, Tensor(a!)? running_mean=None, "
       "Tensor(b!)? running_var=None, Tensor? weight=None, Tensor? bias=None, "
       "bool use_input_stats=True, float momentum=0.1, float eps=1e-05) -> Tensor",
       tags);
-  m.def(
+  library.def(
       "_norm_prelu(Tensor input, Tensor slope, Tensor? weight, Tensor? bias, float eps, "
       "bool instance) -> (Tensor output, Tensor mean, Tensor var)",
       tags);
-  m.def(
+  library.def(
       "_norm_prelu_eval(Tensor input, Tensor slope, Tensor? weight, Tensor? bias, Tensor mean, "
       "Tensor var, float eps) -> Tensor",
       tags);
-  m.def(
+  library.def(
       "_norm_prelu_backward(Tensor grad_output, Tensor input, Tensor slope, Tensor? weight, "
       "Tensor? bias, Tensor mean, Tensor var, float eps, bool training, bool[4] output_mask) -> "
       "(Tensor grad_input, Tensor grad_slope, Tensor grad_weight, Tensor grad_bias)",

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/library.h>
 
 #include <array>
 #include <optional>
@@ -17,6 +18,9 @@ using NormPreluGradients = std::tuple<
     at::Tensor,   // of slope
     at::Tensor,   // of weight
     at::Tensor>;  // of bias
+
+// Defines them and the public operators in the library's namespace, which prelu.cpp opens.
+void define_norm_prelu(torch::Library& library);
 
 // By the data's own statistics: (output, mean, var). The statistics are not differentiable.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_prelu(

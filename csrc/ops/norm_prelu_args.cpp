@@ -10,10 +10,6 @@
 namespace torch_ext {
 namespace {
 
-bool is_defined(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
-
 // Elements from one index of dimension 1 on; PyTorch's checks see a 1-D tensor as one channel less.
 c10::SymInt spatial_size(const at::Tensor& input) {
   c10::SymInt size = 1;

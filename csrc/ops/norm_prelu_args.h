@@ -10,6 +10,10 @@
 
 namespace torch_ext {
 
+inline bool is_defined(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() && tensor->defined();
+}
+
 // What torch.nn.functional.batch_norm and instance_norm raise before any kernel runs, in their
 // words. Read symbolic sizes only.
 void check_batch_norm_rules(

@@ -16,10 +16,6 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-bool is_defined(const OptionalTensor& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
-
 // Statistics, or parameters, as (1, C, 1, ...) or (N, C, 1, ...), in the compute type.
 at::Tensor along_input(const at::Tensor& values, const at::Tensor& input) {
   c10::SymDimVector shape(input.dim(), 1);

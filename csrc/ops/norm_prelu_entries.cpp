@@ -19,10 +19,6 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-bool is_defined(const OptionalTensor& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
-
 bool has_kernels_for(const at::Tensor& tensor) {
 #if defined(TORCH_EXT_WITH_CUDA)
   return is_ours(tensor);

@@ -5,6 +5,7 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
+#include "ops/norm_prelu.h"
 #include "ops/prelu_args.h"
 #include "ops/tensors.h"
 
@@ -57,6 +58,7 @@ TORCH_LIBRARY(torch_ext, m) {
       "prelu_backward(Tensor grad_output, Tensor input, Tensor weight, bool[2] output_mask)"
       " -> (Tensor grad_input, Tensor grad_weight)",
       tags);
+  define_norm_prelu(m);
 }
 
 TORCH_LIBRARY_IMPL(torch_ext, Meta, m) {
