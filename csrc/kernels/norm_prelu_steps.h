@@ -73,7 +73,7 @@ struct ShiftOfChannel {
       const int64_t row = element / view.inner;
       const int64_t offset = (row * view.channels + channel) * view.inner + element % view.inner;
       const auto value = static_cast<compute_t>(x[offset]);
-      if (value - value == 0) {  // finite
+      if (std::abs(value) <= std::numeric_limits<compute_t>::max()) {  // finite
         insert(sorted, value);
         ++found;
       }

@@ -29,8 +29,8 @@ void check_input(const at::Tensor& input) {
 void check_count(
     const std::optional<at::Tensor>& tensor, const char* name, const at::Tensor& input) {
   TORCH_CHECK(
-      !is_defined(tensor) || tensor->sym_numel() == input.sym_size(1), name, " should contain ",
-      input.sym_size(1), " elements not ", tensor->sym_numel());
+      !is_defined(tensor) || tensor_of(tensor).sym_numel() == input.sym_size(1), name,
+      " should contain ", input.sym_size(1), " elements not ", tensor_of(tensor).sym_numel());
 }
 
 void check_running(
@@ -45,8 +45,9 @@ void check_running(
   for (const auto& [tensor, name] :
        {std::pair{&running_mean, "running_mean"}, {&running_var, "running_var"}}) {
     TORCH_CHECK(
-        !is_defined(*tensor) || !(*tensor)->requires_grad(), "norm_prelu is not differentiable in ",
-        name, ". This input cannot have requires_grad True.");
+        !is_defined(*tensor) || !tensor_of(*tensor).requires_grad(),
+        "norm_prelu is not differentiable in ", name,
+        ". This input cannot have requires_grad True.");
   }
 }
 
@@ -57,14 +58,15 @@ void check_parameter(
     return;
   }
   TORCH_CHECK(
-      tensor->device() == input.device(),
-      "Expected all tensors to be on the same device, but found `", name, "` on ", tensor->device(),
-      " and `input` on ", input.device());
+      tensor_of(tensor).device() == input.device(),
+      "Expected all tensors to be on the same device, but found `", name, "` on ",
+      tensor_of(tensor).device(), " and `input` on ", input.device());
   TORCH_CHECK(
-      tensor->scalar_type() == input.scalar_type() || tensor->scalar_type() == compute_dtype(input),
+      tensor_of(tensor).scalar_type() == input.scalar_type() ||
+          tensor_of(tensor).scalar_type() == compute_dtype(input),
       "mixed dtype (", c10::DeviceTypeName(input.device().type(), /*lower_case=*/false),
       "): expect parameter to have scalar type of Float or of `input`, ", input.scalar_type(),
-      ", but `", name, "` has ", tensor->scalar_type());
+      ", but `", name, "` has ", tensor_of(tensor).scalar_type());
 }
 
 // Whether samples follow one another in memory.
@@ -159,8 +161,9 @@ at::Tensor empty_statistics(const at::Tensor& input, bool instance) {
 }
 
 at::Tensor empty_gradient(bool wanted, const std::optional<at::Tensor>& parameter) {
-  return wanted && is_defined(parameter) ? at::empty_like(*parameter, at::MemoryFormat::Contiguous)
-                                         : at::Tensor();
+  return wanted && is_defined(parameter)
+             ? at::empty_like(tensor_of(parameter), at::MemoryFormat::Contiguous)
+             : at::Tensor();
 }
 
 NormPreluArgs::NormPreluArgs(
@@ -175,9 +178,8 @@ NormPreluArgs::NormPreluArgs(
   // copied, where another dimension lies outside of the samples.
   input_ = instance && !is_sample_major(dense_) ? dense_.contiguous() : dense_;
   slope_ = slope.contiguous();
-  weight_ = is_defined(weight) ? weight->contiguous() : at::Tensor();
-  bias_ = is_defined(bias) ? bias->contiguous() : at::Tensor();
-  channels_ = input.size(1);
+  weight_ = is_defined(weight) ? tensor_of(weight).contiguous() : at::Tensor();
+  bias_ = is_defined(bias) ? tensor_of(bias).contiguous() : at::Tensor();
   set_view(instance);
 }
 
@@ -195,6 +197,7 @@ NormPreluArgs::NormPreluArgs(
 }
 
 void NormPreluArgs::set_view(bool instance) {
+  channels_ = input_.size(1);
   if (!instance || input_.numel() == 0) {
     samples_ = instance ? input_.size(0) : 1;
     view_ = fold(input_, channels_);

@@ -14,6 +14,12 @@ inline bool is_defined(const std::optional<at::Tensor>& tensor) {
   return tensor.has_value() && tensor->defined();
 }
 
+// Undefined if there is none.
+inline const at::Tensor& tensor_of(const std::optional<at::Tensor>& tensor) {
+  static const at::Tensor undefined;
+  return tensor.has_value() ? *tensor : undefined;
+}
+
 // What torch.nn.functional.batch_norm and instance_norm raise before any kernel runs, in their
 // words. Read symbolic sizes only.
 void check_batch_norm_rules(

@@ -14,11 +14,6 @@ using OptionalTensor = std::optional<at::Tensor>;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const at::Tensor& tensor_of(const OptionalTensor& tensor) {
-  static const at::Tensor undefined;
-  return tensor.has_value() ? *tensor : undefined;
-}
-
 }  // namespace
 
 // (Not in the unnamed namespace, because profiles and messages show the type's name.)
@@ -43,8 +38,8 @@ struct NormPreluBackward : public torch::autograd::Function<NormPreluBackward> {
     if (training) {
       std::tie(output, mean, var) = norm_prelu(input, slope, weight, bias, eps, instance);
     } else {
-      mean = given_mean->to(compute_dtype(input), /*non_blocking=*/false, /*copy=*/true);
-      var = given_var->to(compute_dtype(input), /*non_blocking=*/false, /*copy=*/true);
+      mean = tensor_of(given_mean).to(compute_dtype(input), /*non_blocking=*/false, /*copy=*/true);
+      var = tensor_of(given_var).to(compute_dtype(input), /*non_blocking=*/false, /*copy=*/true);
       output = norm_prelu_eval(input, slope, weight, bias, mean, var, eps);
     }
     ctx->save_for_backward({input, slope, tensor_of(weight), tensor_of(bias), mean, var});

@@ -72,10 +72,10 @@ Normalised normalise(
   Normalised result;
   result.deviation = x - mean;
   result.rstd = at::rsqrt(var + eps);
-  result.scale = is_defined(weight) ? result.rstd * parameter(*weight, x) : result.rstd;
+  result.scale = is_defined(weight) ? result.rstd * parameter(tensor_of(weight), x) : result.rstd;
   result.z = result.deviation * result.scale;
   if (is_defined(bias)) {
-    result.z = result.z + parameter(*bias, x);
+    result.z = result.z + parameter(tensor_of(bias), x);
   }
   return result;
 }
@@ -166,10 +166,10 @@ NormPreluGradients norm_prelu_backward_composite(
     grad_input = (centred * n.scale).to(input.scalar_type());
   }
   if (output_mask[2] && is_defined(weight)) {
-    grad_weight = sum_to_parameter(gz * n.deviation * n.rstd, *weight);
+    grad_weight = sum_to_parameter(gz * n.deviation * n.rstd, tensor_of(weight));
   }
   if (output_mask[3] && is_defined(bias)) {
-    grad_bias = sum_to_parameter(gz, *bias);
+    grad_bias = sum_to_parameter(gz, tensor_of(bias));
   }
   return {
       grad_input, output_mask[1] ? grad_slope.to(slope.scalar_type()) : at::Tensor(), grad_weight,

@@ -50,11 +50,13 @@ void update_running(
     double momentum) {
   const at::NoGradGuard no_grad;
   const at::Scalar unbiased = c10::SymFloat(count) / c10::SymFloat(count - 1);
-  const at::Tensor new_mean = mean.to(running_mean->scalar_type()).view_as(*running_mean);
-  const at::Tensor new_var = var.mul(unbiased).to(running_var->scalar_type()).view_as(*running_var);
-  const at::AutoDispatchBelowADInplaceOrView keep_versions;
-  running_mean->lerp_(new_mean, momentum);
-  running_var->lerp_(new_var, momentum);
+  const auto update = [&](const at::Tensor& running, const at::Tensor& statistic) {
+    const at::Tensor value = statistic.to(running.scalar_type()).view_as(running);
+    const at::AutoDispatchBelowADInplaceOrView keep_version;
+    running.lerp_(value, momentum);
+  };
+  update(tensor_of(running_mean), mean);
+  update(tensor_of(running_var), var.mul(unbiased));
 }
 
 at::Tensor batch_norm_prelu_entry(
@@ -75,7 +77,8 @@ at::Tensor batch_norm_prelu_entry(
   }
   check_batch_norm_rules(input, running_mean, running_var, training, eps);
   if (!training) {
-    return norm_prelu_eval(input, slope, weight, bias, *running_mean, *running_var, eps);
+    return norm_prelu_eval(
+        input, slope, weight, bias, tensor_of(running_mean), tensor_of(running_var), eps);
   }
   auto [output, mean, var] = norm_prelu(input, slope, weight, bias, eps, /*instance=*/false);
   if (is_defined(running_mean) && input.sym_numel() != 0) {
@@ -106,7 +109,8 @@ at::Tensor instance_norm_prelu_entry(
     // (PyTorch's instance norm takes running statistics of any type.)
     const at::ScalarType dtype = compute_dtype(input);
     return norm_prelu_eval(
-        input, slope, weight, bias, running_mean->to(dtype), running_var->to(dtype), eps);
+        input, slope, weight, bias, tensor_of(running_mean).to(dtype),
+        tensor_of(running_var).to(dtype), eps);
   }
   auto [output, mean, var] = norm_prelu(input, slope, weight, bias, eps, /*instance=*/true);
   if (is_defined(running_mean) && input.sym_numel() != 0) {
