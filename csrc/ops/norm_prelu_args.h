@@ -15,9 +15,8 @@ inline bool is_defined(const std::optional<at::Tensor>& tensor) {
 }
 
 // Undefined if there is none.
-inline const at::Tensor& tensor_of(const std::optional<at::Tensor>& tensor) {
-  static const at::Tensor undefined;
-  return tensor.has_value() ? *tensor : undefined;
+inline at::Tensor tensor_of(const std::optional<at::Tensor>& tensor) {
+  return tensor.value_or(at::Tensor());
 }
 
 // What torch.nn.functional.batch_norm and instance_norm raise before any kernel runs, in their
