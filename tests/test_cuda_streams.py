@@ -6,7 +6,7 @@ import contextlib
 import pytest
 import torch
 from cases import Case, channels_last, finite_slopes, random_values, single_value
-from cuda_testing import REHEARSAL, needs_gpu, prelu, prelu_backward, run, side_stream
+from cuda_testing import needs_gpu, prelu, prelu_backward, run, side_stream
 from reference import assert_both_branches, assert_same_bits
 
 import torch_ext
@@ -114,7 +114,6 @@ def test_a_call_returns_before_its_work_is_done(tensors):
     assert done.query()
 
 
-@pytest.mark.skipif(REHEARSAL, reason="the stand-in for CUDA knows one thread")
 def test_threads_with_a_stream_each_do_not_disturb_each_other():
     input, grad_output = (
         random_values((8, 16, 64, 65), torch.float32, "cuda", seed=seed) for seed in (1, 2)

@@ -24,7 +24,6 @@ from cases import (
     transposed,
 )
 from cuda_testing import (
-    REHEARSAL,
     assert_same_on_both,
     needs_gpu,
     prelu,
@@ -167,7 +166,6 @@ def test_the_error_of_sums_is_no_larger_than_stocks(dtype):
     assert squares["ours"] <= squares["stock"]
 
 
-@pytest.mark.skipif(REHEARSAL, reason="the stand-in for CUDA has no autocast")
 def test_a_float32_slope_keeps_its_bits_under_autocast(autocast_dtype):
     """The same as on the CPU, cast by autocast there too."""
     results = []

@@ -39,15 +39,16 @@ at::DimVector dims_of(const at::Tensor& input, bool instance) {
   return dims;
 }
 
+// Of each statistic's elements; broadcasts along the input. (To PyTorch, no dimensions are all.)
+at::Tensor mean_of(const at::Tensor& values, bool instance) {
+  const at::DimVector dims = dims_of(values, instance);
+  return dims.empty() ? values : values.mean(dims, /*keepdim=*/true);
+}
+
 // Mean and biased variance, which broadcast along the input.
 std::array<at::Tensor, 2> statistics_of(const at::Tensor& x, bool instance) {
-  const at::DimVector dims = dims_of(x, instance);
-  // (To PyTorch, no dimensions are all of them.)
-  const auto mean_over = [&](const at::Tensor& values) {
-    return dims.empty() ? values : values.mean(dims, /*keepdim=*/true);
-  };
-  const at::Tensor mean = mean_over(x);
-  return {mean, mean_over((x - mean).square())};
+  const at::Tensor mean = mean_of(x, instance);
+  return {mean, mean_of((x - mean).square(), instance)};
 }
 
 // The value of one tensor with the derivatives of another.
@@ -157,11 +158,8 @@ NormPreluGradients norm_prelu_backward_composite(
   if (output_mask[0]) {
     at::Tensor centred = gz;
     if (training) {
-      const at::DimVector dims = dims_of(x, instance);
-      const auto mean_over = [&](const at::Tensor& values) {
-        return dims.empty() ? values : values.mean(dims, /*keepdim=*/true);
-      };
-      centred = gz - mean_over(gz) - n.deviation * n.rstd * n.rstd * mean_over(gz * n.deviation);
+      centred = gz - mean_of(gz, instance) -
+                n.deviation * n.rstd * n.rstd * mean_of(gz * n.deviation, instance);
     }
     grad_input = (centred * n.scale).to(input.scalar_type());
   }

@@ -30,7 +30,7 @@ bool is_recorded(at::ArrayRef<at::Tensor> tensors) {
 }  // namespace
 
 // (Not in the unnamed namespace, because profiles and messages show the type's name.)
-struct PreluBackward : public torch::autograd::Function<PreluBackward> {
+struct PreluBackwardFunction : public torch::autograd::Function<PreluBackwardFunction> {
   static constexpr bool is_traceable = true;
 
   // Returns the wanted gradients only.
@@ -157,7 +157,7 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_autograd(
     return prelu_backward_composite(grad_output, input, weight, output_mask);
   }
   if (is_recorded({grad_output, input, weight}) && (output_mask[0] || output_mask[1])) {
-    auto wanted = PreluBackward::apply(grad_output, input, weight, output_mask);
+    auto wanted = PreluBackwardFunction::apply(grad_output, input, weight, output_mask);
     return {
         output_mask[0] ? wanted.front() : at::Tensor(),
         output_mask[1] ? wanted.back() : at::Tensor()};
