@@ -138,7 +138,6 @@ STATE = {
     r"torch_ext::(prelu(_backward)?|(batch|instance)_norm_prelu|norm_prelu(_eval|_backward)?)\(.*\)::op": (
         "const: the dispatcher's handle"
     ),
-    r"torch_ext::\(anonymous namespace\)::tensor_of\(.*\)::undefined": "const",
     r"torch_ext::cpu::instruction_set_in_use\(\)::chosen": "const: for this processor",
     r"torch_ext::enter_override_aten\(\)::(ours|library)": "made by the first override, then const",
     r"torch_ext::TORCH_LIBRARY_\w+": "registrations, taken back when the library is unloaded",
