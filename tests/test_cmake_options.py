@@ -349,6 +349,7 @@ def test_each_configuration_of_a_generator_of_many_has_its_flags(torch, tmp_path
         *("-S", REPOSITORY, "-B", tmp_path / "build", "-G", "Ninja Multi-Config"),
         *(f"-DTORCH_EXT_TORCH_ROOT={torch.root}", "-DTORCH_EXT_CUDA=OFF"),
         *("-DTORCH_EXT_OPENMP=OFF", "-DCMAKE_CONFIGURATION_TYPES=Debug;Release"),
+        "-DTORCH_EXT_UNITY=OFF",  # each source has a command of its own
     )
     for source, in_debug, in_release in (
         ("kernels/cpu/prelu.cpp", "-O3", "-O3"),  # optimised in both: CMakeLists.txt says why
