@@ -48,17 +48,30 @@ def test_every_architecture_that_was_asked_for_is_there():
     assert sorted(ptx) == sorted(wanted_ptx)
 
 
+WITH_SUMS = ("PreluBackward", "Moments", "NormPreluReduce<false>", "NormPreluReduce<true>")
+WITHOUT_OUTPUT = ("Moments", "NormPreluReduce<false>")
+NORM_PRELU = (
+    *("Moments", "NormPreluForward", "NormPreluReduce<false>", "NormPreluReduce<true>"),
+    *("WithoutSums<NormPreluReduce<true>>", "NormPreluApply"),
+)
+OPERATIONS = ("PreluForward", "PreluBackward", "WithoutSums<PreluBackward>", *NORM_PRELU)
+
+
+def operation_of(kernel):
+    """Of a traversal, the first of its arguments."""
+    return kernel.arguments[0] if kernel.name.startswith("run_") else None
+
+
 @in_the_library
 @pytest.mark.parametrize("element", machine_code.ELEMENT_TYPES)
 def test_every_operation_has_its_kernels(kernels, element):
-    operations = ("PreluForward", "PreluBackward", "WithoutSums<PreluBackward>")
     for arch in architectures()[0]:
         found = {
             (kernel.name, *kernel.arguments[:2])
             for kernel in kernels
             if kernel.arch == arch and kernel.element_type == element
         }
-        for operation in operations:
+        for operation in OPERATIONS:
             for shifted in ("false", "true"):
                 assert ("run_planes", operation, shifted) in found
                 assert ("run_columns", operation, shifted) in found
@@ -67,9 +80,15 @@ def test_every_operation_has_its_kernels(kernels, element):
 
 @in_the_library
 def test_no_kernel_is_there_that_nobody_needs(kernels):
-    """Four types, three operations, two traversals, shifted or not; and the four that finish sums."""
+    """Four types, nine operations, two traversals, shifted or not; those that finish the sums of
+    three steps, and that add doubles; two that come before operations."""
     for arch in architectures()[0]:
-        assert sum(kernel.arch == arch for kernel in kernels) == 4 * 3 * 2 * 2 + 4
+        of_arch = [kernel for kernel in kernels if kernel.arch == arch]
+        assert sum(kernel.name.startswith("run_") for kernel in of_arch) == 4 * 9 * 2 * 2
+        # (What adds doubles is what finishes sums of float64.)
+        assert sum(kernel.name == "finish_sums" for kernel in of_arch) == 4 * 3 + 3
+        assert sum(kernel.name == "for_each" for kernel in of_arch) == 4 * 2
+        assert len(of_arch) == 4 * 9 * 2 * 2 + 15 + 8
 
 
 # ---- What it is made of ------------------------------------------------------------------------
@@ -103,9 +122,13 @@ def test_denormals_are_kept(kernels, ptx):
 
 @in_the_library
 def test_products_are_fused_into_sums_and_nowhere_else(kernels):
-    """Outputs are rounded as written, whatever the compiler could contract."""
+    """Outputs are rounded as written, whatever the compiler could contract. (Norm + PReLU is written
+    with fused ones; divisions of its steps consist of them.)"""
     for kernel in kernels:
-        assert (kernel.count(r"[FD]FMA") > 0) == ("PreluBackward" in kernel.arguments), str(kernel)
+        if operation_of(kernel) in ("PreluForward", "WithoutSums<PreluBackward>"):
+            assert kernel.count(r"[FD]FMA") == 0, str(kernel)
+        elif operation_of(kernel):
+            assert kernel.count(r"[FD]FMA") > 0, str(kernel)
 
 
 @in_the_library
@@ -115,6 +138,9 @@ def test_every_traversal_keeps_four_wide_loads_in_flight(kernels):
     assert traversals
     for kernel in traversals:
         instructions = kernel.instructions
+        if operation_of(kernel) in WITHOUT_OUTPUT:
+            assert kernel.count(WIDE_LOAD) >= 4 and kernel.count(WIDE_STORE) == 0, str(kernel)
+            continue
         stores = [i for i, name in enumerate(instructions) if re.match(WIDE_STORE, name)]
         assert len(stores) >= 2, str(kernel)
         ahead = sum(bool(re.match(WIDE_LOAD, name)) for name in instructions[: stores[0]])
@@ -124,7 +150,7 @@ def test_every_traversal_keeps_four_wide_loads_in_flight(kernels):
 @in_the_library
 def test_code_without_clusters_ends_with_an_error_where_one_is_launched(kernels):
     """It would add up a part of the sums; the launch plan is right about the device, or nothing is."""
-    sums = [kernel for kernel in kernels if "PreluBackward" in kernel.arguments]
+    sums = [kernel for kernel in kernels if operation_of(kernel) in WITH_SUMS]
     assert sums
     for kernel in sums:
         has_clusters = int(re.match(r"sm_(\d+)", kernel.arch)[1]) >= 90

@@ -142,8 +142,8 @@ TYPED_TEST(Steps, SharedValues) {
     }
     run<Op>(problem, nullptr, seen, keep);
     Param<scalar_t> first(1, true, 1), last(1, true, 1);
-    run_shared(
-        totals.data(), view.channels,
+    run_finish(
+        totals.data(), /*channels=*/1, /*splits=*/view.channels,
         StoreSums<scalar_t, 3>{{{first.output(), {nullptr, true}, last.output()}}},
         EmulatedLaunch{});
     EXPECT_EQ(first[0], expected[0]);

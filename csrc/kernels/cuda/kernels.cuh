@@ -192,6 +192,19 @@ __global__ void __launch_bounds__(kMaxThreads<Op>, kMinBlocks) run_columns(
   }
 }
 
+// What comes before an operation, for each channel by itself.
+inline constexpr int kForEachThreads = 128;
+
+template <typename Function>
+__global__ void __launch_bounds__(kForEachThreads)
+    for_each(const int64_t channels, const Function function) {
+  const int64_t hop = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t channel = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; channel < channels;
+       channel += hop) {
+    function(channel);
+  }
+}
+
 // The sums of each channel's partials, in the order of their splits, and the step.
 template <typename Step, typename partial_t>
 __global__ void __launch_bounds__(kMaxFinishThreads)

@@ -92,10 +92,16 @@ void run(const ChannelView& view, Operands<Op, scalar_t> data, const Step& step 
   run_plan(work, plan, data, step, kLaunch);
 }
 
-// Adds totals of each channel over the channels, for values that all of them share: see run.cuh.
+// Adds rows of values, one for each channel, in their order, and takes the step: see run.cuh.
 template <typename Step>
-void run_shared(const double* totals, int64_t channels, const Step& step) {
-  run_shared(totals, channels, step, kLaunch);
+void add_rows(const double* rows, int64_t channels, int64_t count, const Step& step) {
+  run_finish(rows, channels, count, step, kLaunch);
+}
+
+// function(i) for i from 0 to count - 1.
+template <typename Function>
+void for_each_channel(int64_t count, const Function& function) {
+  run_for_each(count, function, kLaunch);
 }
 
 }  // namespace torch_ext::cuda

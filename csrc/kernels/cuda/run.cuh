@@ -3,6 +3,7 @@
 // (launch.cuh) or in an emulation (tests/cpp).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -54,7 +55,8 @@ void run_traversal(
   }
 }
 
-// For each channel, the sums of its partials, a row of channels for each split, and the step.
+// For each channel, the sums of its partials, a row of channels for each split, and the step. (As
+// splits of one channel, totals of many are added: for values that all channels share.)
 template <typename partial_t, typename Step, typename Launch>
 void run_finish(
     const partial_t* partials,
@@ -66,11 +68,12 @@ void run_finish(
   launch(finish_sums<Step, partial_t>, Grid{finish.grid, finish.threads}, finish, partials, step);
 }
 
-// Sums of a value that all channels share (of stride 0): totals of each channel, a row for each
-// sum, are added over the channels in a fixed order, and step(0, sums) is taken.
-template <typename Step, typename Launch>
-void run_shared(const double* totals, int64_t channels, const Step& step, const Launch& launch) {
-  run_finish(totals, 1, channels, step, launch);
+// function(channel) for each of them: params that operations read.
+template <typename Function, typename Launch>
+void run_for_each(int64_t channels, const Function& function, const Launch& launch) {
+  constexpr int64_t kMostBlocks = 1024;
+  const int64_t blocks = std::min(ceil_div(channels, int64_t{kForEachThreads}), kMostBlocks);
+  launch(for_each<Function>, Grid{blocks, kForEachThreads}, channels, function);
 }
 
 // The kernels of a plan. Where it has a second one, data.partials has room for its workspace.

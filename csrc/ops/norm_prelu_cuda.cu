@@ -1,0 +1,116 @@
+// Norm + PReLU on CUDA tensors.
+#include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include <utility>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/operands.cuh"
+#include "ops/norm_prelu_run.h"
+
+namespace torch_ext {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// See norm_prelu_run.h. Everything is queued on the current stream; nothing waits.
+struct CudaEngine {
+  static constexpr bool kMayLookTwice = false;
+
+  template <typename Op, typename scalar_t, typename Step>
+  struct Sweep {
+    cuda::Operands<Op, scalar_t> operands;
+    Step step;
+  };
+
+  static at::Tensor new_output(const at::Tensor& dense) { return empty_output(dense); }
+
+  template <typename Function>
+  static void for_each(int64_t count, const Function& function) {
+    cuda::for_each_channel(count, function);
+  }
+
+  template <typename Op, typename scalar_t, typename Step>
+  static auto sweep(
+      const std::array<const scalar_t*, Op::kInputs>& inputs,
+      const std::array<scalar_t*, Op::kOutputs>& outputs,
+      const std::array<ChannelInput<scalar_t>, Op::kParams>& params,
+      const Step& step) {
+    cuda::Operands<Op, scalar_t> operands{};
+    operands.inputs = inputs;
+    operands.outputs = outputs;
+    operands.params = params;
+    return Sweep<Op, scalar_t, Step>{operands, step};
+  }
+
+  template <typename... Sweeps>
+  static void run(const ChannelView& view, int /*tensors*/, const Sweeps&... sweeps) {
+    (cuda::run(view, sweeps.operands, sweeps.step), ...);
+  }
+
+  static void add_shares(const double* shares, int64_t count, const at::Tensor& gradient) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(
+        at::kHalf, at::kBFloat16, gradient.scalar_type(), "batch_norm", [&] {
+          const StoreSums<scalar_t, 1> step{{channel_output<scalar_t>(gradient)}};
+          cuda::add_rows(shares, gradient.numel(), count / gradient.numel(), step);
+        });
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_prelu_cuda(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const OptionalTensor& weight,
+    const OptionalTensor& bias,
+    double eps,
+    bool instance) {
+  const NormPreluArgs args(input, slope, weight, bias, instance);
+  const c10::cuda::CUDAGuard guard(input.device());
+  return run_norm_prelu<CudaEngine>(args, eps, instance);
+}
+
+at::Tensor norm_prelu_eval_cuda(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const OptionalTensor& weight,
+    const OptionalTensor& bias,
+    const at::Tensor& mean,
+    const at::Tensor& var,
+    double eps) {
+  const NormPreluArgs args(input, slope, weight, bias, mean, var);
+  const c10::cuda::CUDAGuard guard(input.device());
+  return run_norm_prelu_eval<CudaEngine>(args, eps);
+}
+
+NormPreluGradients norm_prelu_backward_cuda(
+    const at::Tensor& grad_output,
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const OptionalTensor& weight,
+    const OptionalTensor& bias,
+    const at::Tensor& mean,
+    const at::Tensor& var,
+    double eps,
+    bool training,
+    std::array<bool, 4> output_mask) {
+  const NormPreluArgs args(input, slope, weight, bias, mean, var);
+  const c10::cuda::CUDAGuard guard(input.device());
+  const std::array gradients{
+      empty_gradient(output_mask[3], bias), empty_gradient(output_mask[2], weight),
+      empty_gradient(output_mask[1], slope)};
+  const at::Tensor grad_input = run_norm_prelu_backward<CudaEngine>(
+      args, eps, training, grad_output, output_mask[0], gradients);
+  return {grad_input, gradients[2], gradients[1], gradients[0]};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torch_ext, CUDA, m) {
+  m.impl("_norm_prelu", norm_prelu_cuda);
+  m.impl("_norm_prelu_eval", norm_prelu_eval_cuda);
+  m.impl("_norm_prelu_backward", norm_prelu_backward_cuda);
+}
+
+}  // namespace torch_ext
