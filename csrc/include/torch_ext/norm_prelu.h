@@ -8,7 +8,7 @@
 // Shapes   input (N, C, *); slope () or (1) for one slope, or (C); all others (C), or none.
 // Dtypes   input float64, float32, float16 or bfloat16; every other tensor of input's dtype, or
 //          float32 with 16-bit input. The output has input's dtype and memory format.
-// Devices  CPU. Elsewhere, for now on CUDA too, PyTorch's norm runs, then torch_ext::prelu.
+// Devices  CPU and CUDA. Elsewhere PyTorch's norm runs, then torch_ext::prelu.
 // Errors   c10::Error with the messages of torch.nn.functional's norms and of prelu;
 //          c10::ValueError where those raise it, c10::NotImplementedError for other dtypes.
 #pragma once
