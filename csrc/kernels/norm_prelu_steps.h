@@ -8,6 +8,7 @@
 
 #include <c10/macros/Macros.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -29,7 +30,10 @@ struct NormParameter {
   compute_t otherwise;  // where there is none
 
   C10_HOST_DEVICE C10_ALWAYS_INLINE compute_t operator[](int64_t statistic) const {
-    return values.values == nullptr ? otherwise : values[statistic % channels];
+    if (values.values == nullptr) {
+      return otherwise;
+    }
+    return values[statistic < channels ? statistic : statistic % channels];  // (divisions are slow)
   }
 };
 
@@ -42,20 +46,26 @@ C10_HOST_DEVICE inline double reciprocal_deviation(double var, double eps) {
 // channel's mean lies within one deviation of its median, whatever the distribution; a single
 // element (the first, a border's) may lie anywhere. What is not finite is no shift.
 template <typename scalar_t>
-struct ShiftOfChannel {
+class ShiftOfChannel {
+ public:
   using compute_t = compute_type<scalar_t>;
-  static constexpr int kMostSamples = 15;
-  static constexpr int64_t kElementsForASample = 64;  // few elements are not worth many samples
 
-  const scalar_t* x;
-  ChannelView view;
+  ShiftOfChannel(const scalar_t* x, const ChannelView& view) : x_(x), inner_(view.inner) {
+    const int64_t count = view.outer * view.inner;
+    samples_ = static_cast<int>(
+        std::clamp<int64_t>(count / kElementsForASample, kFewestSamples, kMostSamples));
+    double position = 0.5;
+    for (int i = 0; i < samples_; ++i) {
+      // Multiples of the golden section, so that no pattern of the data has their period.
+      position += 0.6180339887498949;
+      position -= position >= 1 ? 1 : 0;
+      const auto element = static_cast<int64_t>(position * static_cast<double>(count));
+      const int64_t row = element / view.inner;
+      offsets_[i] = row * view.channels * view.inner + element % view.inner;
+    }
+  }
 
   C10_HOST_DEVICE compute_t operator[](int64_t channel) const {
-    const int64_t count = view.outer * view.inner;
-    const int64_t affordable = count / kElementsForASample;
-    const int samples = affordable < 3              ? 3
-                        : affordable > kMostSamples ? kMostSamples
-                                                    : static_cast<int>(affordable);
     std::array<compute_t, kMostSamples> sorted;
 #if defined(__CUDA_ARCH__)
 #pragma unroll
@@ -64,17 +74,10 @@ struct ShiftOfChannel {
       sorted[i] = std::numeric_limits<compute_t>::infinity();
     }
     int found = 0;
-    double position = 0.5;
-    for (int i = 0; i < samples; ++i) {
-      // Multiples of the golden section, so that no pattern of the data has their period.
-      position += 0.6180339887498949;
-      position -= position >= 1 ? 1 : 0;
-      const auto element = static_cast<int64_t>(position * static_cast<double>(count));
-      const int64_t row = element / view.inner;
-      const int64_t offset = (row * view.channels + channel) * view.inner + element % view.inner;
-      const auto value = static_cast<compute_t>(x[offset]);
+    for (int i = 0; i < samples_; ++i) {
+      const auto value = static_cast<compute_t>(x_[offsets_[i] + channel * inner_]);
       if (std::abs(value) <= std::numeric_limits<compute_t>::max()) {  // finite
-        insert(sorted, value);
+        insert(sorted, found, value);
         ++found;
       }
     }
@@ -89,18 +92,32 @@ struct ShiftOfChannel {
   }
 
  private:
-  // Every place is compared, so that indices are constants and all stays in registers on a GPU.
-  C10_HOST_DEVICE static void insert(std::array<compute_t, kMostSamples>& sorted, compute_t value) {
+  static constexpr int kFewestSamples = 3;
+  static constexpr int kMostSamples = 15;
+  static constexpr int64_t kElementsForASample = 128;  // few elements are not worth many samples
+
+  // Among the first `count`. On a GPU every place is compared, so that indices are constants and
+  // all stays in registers.
+  C10_HOST_DEVICE static void insert(
+      std::array<compute_t, kMostSamples>& sorted, [[maybe_unused]] int count, compute_t value) {
 #if defined(__CUDA_ARCH__)
+    const int last = kMostSamples - 1;
 #pragma unroll
+#else
+    const int last = count;
 #endif
-    for (int i = 0; i < kMostSamples; ++i) {
+    for (int i = 0; i <= last; ++i) {
       const bool before = value < sorted[i];
       const compute_t larger = select(before, sorted[i], value);
       sorted[i] = select(before, value, sorted[i]);
       value = larger;
     }
   }
+
+  const scalar_t* x_;
+  int64_t inner_;
+  int samples_;
+  std::array<int64_t, kMostSamples> offsets_{};  // of the samples of channel 0
 };
 
 // The params of the output that do not depend on its statistics, and the shift of the moments.

@@ -81,21 +81,35 @@ class Sweep {
     if constexpr (Op::kSums == 0) {
       return;
     }
-    const int64_t splits = plan.splits();
-    for (int64_t c = first_channel; c < last_channel; ++c) {
-      std::array<double, Op::kSums> totals;
-      for (int s = 0; s < Op::kSums; ++s) {
-        Accumulator<compute_t> sum = operands_.partials.at(0, s, c);
-        for (int64_t split = 1; split < splits; ++split) {
-          sum.add(operands_.partials.at(split, s, c));
-        }
-        totals[s] = sum.total();
-      }
-      step_(c, totals);
+    for (int64_t c = first_channel; c < last_channel; c += kBlock) {
+      finish_block(plan.splits(), c, std::min(kBlock, last_channel - c));
     }
   }
 
  private:
+  // Channels whose sums are independent of each other and have not to wait for one another.
+  static constexpr int64_t kBlock = 32;
+
+  void finish_block(int64_t splits, int64_t first_channel, int64_t channels) const {
+    std::array<std::array<Accumulator<compute_t>, kBlock>, Op::kSums> sums;
+    for (int s = 0; s < Op::kSums; ++s) {
+      std::copy_n(&operands_.partials.at(0, s, first_channel), channels, sums[s].begin());
+      for (int64_t split = 1; split < splits; ++split) {
+        const auto* const partials = &operands_.partials.at(split, s, first_channel);
+        for (int64_t c = 0; c < channels; ++c) {
+          sums[s][c].add(partials[c]);
+        }
+      }
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      std::array<double, Op::kSums> totals;
+      for (int s = 0; s < Op::kSums; ++s) {
+        totals[s] = sums[s][c].total();
+      }
+      step_(first_channel + c, totals);
+    }
+  }
+
   Operands<Op, scalar_t> operands_;
   Step step_;
   decltype(run_tasks_of<Op, scalar_t>({})) run_tasks_ = nullptr;
