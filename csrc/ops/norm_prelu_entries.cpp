@@ -2,10 +2,14 @@
 // the running ones. Written with the internal operators and PyTorch's, so that whatever PyTorch
 // does with a program (compile, export, functionalize, transform) sees nothing but those.
 #include <ATen/Context.h>
+#include <ATen/Dispatch.h>
+#include <ATen/TracerMode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/native/Lerp.h>
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/instance_norm.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/library.h>
 #include <torch_ext/norm_prelu.h>
 #include <torch_ext/prelu.h>
@@ -38,6 +42,28 @@ bool is_foreign(
          });
 }
 
+// Whether its values may be changed without an operator: no transform, trace or mode follows it.
+bool is_unobserved(const at::Tensor& tensor) {
+  constexpr c10::DispatchKeySet kPlain(
+      {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView});
+  return (tensor.key_set() - kPlain).empty() && tensor.is_contiguous() &&
+         !at::tracer::impl::is_dispatch_enabled() &&
+         !c10::impl::TorchDispatchModeTLS::any_modes_set();
+}
+
+// running = lerp(running, factor * statistic, momentum)
+void move_towards(
+    const at::Tensor& running, const at::Tensor& statistic, double factor, double momentum) {
+  AT_DISPATCH_FLOATING_TYPES(running.scalar_type(), "batch_norm", [&] {
+    auto* const to = running.mutable_data_ptr<scalar_t>();
+    const auto* const from = statistic.const_data_ptr<scalar_t>();
+    for (int64_t i = 0; i < running.numel(); ++i) {
+      const scalar_t target = from[i] * static_cast<scalar_t>(factor);
+      to[i] = at::native::lerp(to[i], target, static_cast<scalar_t>(momentum));
+    }
+  });
+}
+
 // running += momentum * (statistic - running). `count` elements make a statistic: the running
 // variance is the unbiased one. As PyTorch's norms do, it leaves the versions of the tensors as
 // they are: a norm that has saved them for its backward does not read them there.
@@ -48,15 +74,25 @@ void update_running(
     const at::Tensor& var,
     const c10::SymInt& count,
     double momentum) {
+  const c10::SymFloat unbiased = c10::SymFloat(count) / c10::SymFloat(count - 1);
+  const auto is_plain = [](const at::Tensor& running, const at::Tensor& statistic) {
+    return is_unobserved(running) && is_unobserved(statistic) &&
+           running.scalar_type() == statistic.scalar_type();
+  };
+  if (is_plain(tensor_of(running_mean), mean) && is_plain(tensor_of(running_var), var)) {
+    // (For a small layer the five operators below would take as long as its norm.)
+    move_towards(tensor_of(running_mean), mean, 1, momentum);
+    move_towards(tensor_of(running_var), var, unbiased.guard_float(__FILE__, __LINE__), momentum);
+    return;
+  }
   const at::NoGradGuard no_grad;
-  const at::Scalar unbiased = c10::SymFloat(count) / c10::SymFloat(count - 1);
   const auto update = [&](const at::Tensor& running, const at::Tensor& statistic) {
     const at::Tensor value = statistic.to(running.scalar_type()).view_as(running);
     const at::AutoDispatchBelowADInplaceOrView keep_version;
     running.lerp_(value, momentum);
   };
   update(tensor_of(running_mean), mean);
-  update(tensor_of(running_var), var.mul(unbiased));
+  update(tensor_of(running_var), var.mul(at::Scalar(unbiased)));
 }
 
 at::Tensor batch_norm_prelu_entry(
