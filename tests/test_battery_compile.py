@@ -7,6 +7,7 @@ from cases import Case, channels_last, random_values, significant_strides
 from operator_rows import Role
 from reference import assert_both_branches, assert_same_bits
 from test_battery_autograd import cotangents, leaves_of, present, small_integers, subsets, wanted
+from torch._dynamo.testing import CompileCounterWithBackend
 
 # torch's own, raised while it compiles
 pytestmark = [
@@ -100,8 +101,8 @@ def test_gradients_of_some_operands_compile(operator, needed, device):
 @battery(dynamic=each({"told": True, "untold": None}))
 def test_another_size_does_not_compile_again(operator, dynamic, device):
     """With symbolic sizes one graph serves all shapes of a rank, channels included. Untold, the second size makes
-    what changes symbolic, and that is all."""
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    what changes symbolic, and that is all. (A float such as eps makes the first compilation start anew.)"""
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = compiled_layer(operator, backend=counter, dynamic=dynamic)
     told = ((3, 6, 5, 7), (4, 9, 8, 5), (2, 33, 3, 4))
     untold = ((3, 6, 5, 7), (4, 6, 8, 9), (2, 6, 3, 4), (9, 6, 11, 13), (5, 6, 70, 2))
@@ -110,9 +111,7 @@ def test_another_size_does_not_compile_again(operator, dynamic, device):
         case = Case("sizes", shape, shape[1:2])
         arguments = operator.make(case, operator.dtypes[0], device)
         _assert_equals_eager(compiled, operator, arguments)
-        counts.append(
-            counter.frame_count
-        )  # a float such as eps makes the first compilation start anew
+        counts.append(counter.frame_count)
     assert counts[-1] - counts[0] == (0 if dynamic else 1)
 
 
