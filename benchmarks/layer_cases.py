@@ -69,9 +69,14 @@ class Case:
 
 def core_cases() -> list[Case]:
     """The rows that performance is judged on."""
+    return cases_of(CORE_CASES)
+
+
+def cases_of(file: Path) -> list[Case]:
+    """The rows of a file: name, shape, layout, slopes, dtype."""
     return [
         Case(name, _shape(shape), layout, slopes, dtype)
-        for name, shape, layout, slopes, dtype in _rows(CORE_CASES)
+        for name, shape, layout, slopes, dtype in _rows(file)
     ]
 
 

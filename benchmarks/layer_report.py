@@ -84,34 +84,33 @@ class Machine:
         return f"torch {self.torch}, {self.processor}, {threads}, {self.capability}"
 
 
-def show(machine: Machine, rows: list[Row], scaling: list[Scaling]) -> None:
+def show(machine: Machine, tables: list[Table], judged: list["Target"]) -> None:
     console = Console(width=max(Console().width, 210))
     console.print(
         f"\n{machine.title}; × PyTorch, × compile: how many times as fast; medians of interleaved rounds"
     )
-    console.print(_table(rows))
-    if scaling:
-        console.print(_scaling_table(scaling))
-    console.print(_targets_table(rows, scaling))
+    for each in (*tables, _targets_table(judged)):
+        if each.row_count:
+            console.print(each)
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(
+def table(rows: list[Row]) -> Table:
+    shown = Table(
         box=box.SIMPLE_HEAD,
         caption="GB/s: useful bytes. step: forward and backward. made: full-size tensors that backward allocates, "
         "extra: MB at its peak besides grad_input (torch_ext/PyTorch). *: other processes disturbed it",
     )
-    table.add_column("layer", no_wrap=True)
+    shown.add_column("layer", no_wrap=True)
     for name in (
         "MB",
         "forward\n× PyTorch", "\n× compile", "\nGB/s", "\nof copy",
         "backward\n× PyTorch", "\n× compile", "\nGB/s", "\nof copy",
         "step\n× PyTorch", "\n× compile", "made", "extra",
     ):  # fmt: skip
-        table.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
-    return table
+        shown.add_row(*_cells(row))
+    return shown
 
 
 def _cells(row: Row) -> list[str]:
@@ -139,7 +138,7 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
-def _scaling_table(scaling: list[Scaling]) -> Table:
+def scaling_table(scaling: list[Scaling]) -> Table:
     table = Table(title="\nall threads against one, in cache, operators alone", box=box.SIMPLE_HEAD)
     table.add_column("layer")
     for name in ("forward", "backward"):
@@ -217,11 +216,11 @@ def targets(rows: list[Row], scaling: list[Scaling]) -> list[Target]:
     return [target for target in found if target.ratios]
 
 
-def _targets_table(rows: list[Row], scaling: list[Scaling]) -> Table:
+def _targets_table(judged: list[Target]) -> Table:
     table = Table(title=f"\ntargets ({NOISE:.0%} allowed for noise)", box=box.SIMPLE_HEAD)
     for name in ("what", "rows", "mean", "of", "worst", "of", "held", "worst row"):
         table.add_column(name, justify="left" if name in ("what", "worst row") else "right")
-    for target in targets(rows, scaling):
+    for target in judged:
         worst, title = target.worst
         table.add_row(
             target.what,
@@ -236,7 +235,7 @@ def _targets_table(rows: list[Row], scaling: list[Scaling]) -> Table:
     return table
 
 
-def record(machine: Machine, rows: list[Row], scaling: list[Scaling]) -> dict:
+def record(machine: Machine, rows: list[Row], scaling: list[Scaling], judged: list[Target]) -> dict:
     """Everything, for JSON."""
     return {
         "machine": asdict(machine),
@@ -251,7 +250,7 @@ def record(machine: Machine, rows: list[Row], scaling: list[Scaling]) -> dict:
                 "wanted": [target.mean, target.each],
                 "held": target.held,
             }
-            for target in targets(rows, scaling)
+            for target in judged
         ],
     }
 

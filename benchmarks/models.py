@@ -1,9 +1,9 @@
-"""Times whole models with nn.PReLU and after torch_ext.replace_prelu: training step and inference.
+"""Times whole models with nn.PReLU, after replace_prelu, and after fuse_norm_prelu as well.
 
 A training step is forward, mean squared error against random targets, and backward into fresh
-gradients; no optimizer. Inference is eval mode under torch.inference_mode. Two copies of one model
-get the same input; they are compared before anything is timed, and take turns in one process.
-Figures are medians of rounds.
+gradients; no optimizer. Inference is eval mode under torch.inference_mode, for the model with fused norms
+under torch.no_grad, where these are fused. Copies of one model get the same input; they are compared
+before anything is timed, and take turns in one process. Figures are medians of rounds.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import memory
 import records
 import torch
 from interleaving import Timing, interleaved
@@ -28,6 +29,9 @@ import torch_ext
 
 SAMPLE_SECONDS = 0.2  # calls are repeated until a sample takes that long
 GRADIENT_TOLERANCE = 1e-5  # of the norm: slope gradients are summed in another order
+# With fused norms values differ by rounding, in each layer, and those next to zero change sides.
+FUSED_TOLERANCE = 1e-4  # of the norm of an output
+FUSED_GRADIENT_TOLERANCE = 0.05
 # The profiler's names for a PReLU, each including all that it calls. For the backward this is the
 # engine's whole evaluation of the node, because the engine sums the slope's gradient of PyTorch's
 # operator after the operator itself.
@@ -54,7 +58,8 @@ class Case:
 class Measured:
     """A training step or an inference: seconds for each call, and PReLU's share of them.
 
-    In the records "stock" is the model with PyTorch's nn.PReLU, "ours" the one with torch_ext.
+    In the records "stock" is the model with PyTorch's nn.PReLU, "ours" the one with torch_ext's, "fused"
+    (if it has pairs) the one with norms fused as well.
     """
 
     timing: Timing
@@ -63,10 +68,15 @@ class Measured:
 
     @property
     def cells(self) -> str:
-        """Milliseconds of both, how many times as fast, PReLU's share of both."""
-        stock, ours = (self.timing.seconds[name] * 1e3 for name in ("stock", "ours"))
+        """Milliseconds of PyTorch's, how many times as fast the others are, PReLU's share of two."""
+        stock = self.timing.seconds["stock"] * 1e3
         shares = f"{self.stock_prelu_share:9.1%}{self.ours_prelu_share:7.1%}"
-        return f"{stock:9.1f}{ours:9.1f}{self.timing.ratio('stock'):9.2f}{shares}"
+        fused = f"{self.timing.ratio('stock', 'fused'):7.2f}" if self.has_fused else f"{'':7}"
+        return f"{stock:9.1f}{self.timing.ratio('stock'):9.2f}{fused}{shares}"
+
+    @property
+    def has_fused(self) -> bool:
+        return "fused" in self.timing.seconds
 
 
 @dataclass
@@ -79,7 +89,9 @@ class Row:
     parameters: int
     prelus: int
     skipped_prelus: int
+    fused_norms: int
     gradient_difference: float  # see there
+    saved_bytes: dict[str, int]  # held between forward and backward
     training: Measured
     inference: Measured
 
@@ -101,6 +113,17 @@ def compact() -> nn.Module:
     return Compact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4)
 
 
+def pytorchcv(name: str) -> Callable[[], nn.Module]:
+    """A network for segmentation; attributes of its blocks decide whether norm and PReLU are called."""
+
+    def build() -> nn.Module:
+        from pytorchcv.model_provider import get_model
+
+        return get_model(name, num_classes=19)
+
+    return build
+
+
 def mtcnn(stage: str) -> Callable[[], nn.Module]:
     """A network of MTCNN with the trained weights that facenet-pytorch packages."""
 
@@ -116,6 +139,8 @@ CASES = (
     Case("IResNet-18", lambda: IResNet((2, 2, 2, 2)), (8, 3, 112, 112), (8, 3, 112, 112)),
     Case("IResNet-50", lambda: IResNet((3, 4, 14, 3)), (8, 3, 112, 112), (8, 3, 112, 112)),
     Case("MobileFaceNet", MobileFaceNet, (8, 3, 112, 112), (8, 3, 112, 112)),
+    Case("ENet", pytorchcv("enet_cityscapes"), (2, 3, 256, 256), (1, 3, 256, 256), True),
+    Case("DABNet", pytorchcv("dabnet_cityscapes"), (2, 3, 256, 256), (1, 3, 256, 256), True),
     Case("FSRCNN x4", FSRCNN, (16, 1, 32, 32), (1, 1, 180, 320)),
     Case("Real-ESRGAN compact", compact, (4, 3, 64, 64), (1, 3, 180, 320), True),
     Case("MONAI UNet 3-D", monai_unet, (1, 1, 64, 64, 64), (1, 1, 96, 96, 96), True),
@@ -127,6 +152,7 @@ CASES = (
 
 def outputs_of(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     """A model's outputs, as a tuple even if there is one."""
+    torch.manual_seed(0)  # the same active dropouts for all
     outputs = model(x)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
@@ -148,18 +174,18 @@ def training_step(model: nn.Module, x: Tensor) -> Run:
     return run
 
 
-def inference(model: nn.Module, x: Tensor) -> Run:
+def inference(model: nn.Module, x: Tensor, mode: Callable = torch.inference_mode) -> Run:
     """Forward alone."""
     model.eval()
 
-    @torch.inference_mode()
+    @mode()
     def run() -> tuple[Tensor, ...]:
         return outputs_of(model, x)
 
     return run
 
 
-def gradient_difference(models: Models) -> float:
+def gradient_difference(models: Models, ours: str = "ours") -> float:
     """The norm of the difference as a share of the norm: the larger of slopes and all the rest."""
 
     def gradients(model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -170,14 +196,32 @@ def gradient_difference(models: Models) -> float:
                 split[id(parameter) in own].append(parameter.grad.flatten())
         return torch.cat(split[0]), torch.cat(split[1])
 
-    pairs = zip(gradients(models["stock"]), gradients(models["ours"]), strict=True)
-    return max(float((ours - stock).norm() / stock.norm()) for stock, ours in pairs)
+    pairs = zip(gradients(models["stock"]), gradients(models[ours]), strict=True)
+    return max(float((other - stock).norm() / stock.norm()) for stock, other in pairs)
 
 
 def check_outputs(what: str, runs: dict[str, Run]) -> None:
-    """Ends the program unless outputs are equal to the bit (apart from the sign of zero)."""
-    if not all(map(torch.equal, runs["stock"](), runs["ours"]())):
+    """Ends the program unless outputs are equal to the bit (apart from the sign of zero), those with fused
+    norms up to rounding."""
+    stock, *others = (run() for run in runs.values())
+    if not all(map(torch.equal, stock, others[0])):
         raise SystemExit(f"{what}: outputs differ from those with nn.PReLU; nothing was timed")
+    for fused in others[1:]:
+        for one, other in zip(stock, fused, strict=True):
+            if not (error := float((one - other).norm() / one.norm())) <= FUSED_TOLERANCE:
+                raise SystemExit(f"{what}: with fused norms, outputs differ by {error:.1e}")
+
+
+def check_gradients(what: str, models: Models) -> float:
+    """Ends the program if gradients differ by more than rounding; returns the difference without norms."""
+    found = {name: gradient_difference(models, name) for name in models if name != "stock"}
+    if not found["ours"] <= GRADIENT_TOLERANCE:
+        raise SystemExit(
+            f"{what}: gradients differ from those with nn.PReLU by {found['ours']:.1e}"
+        )
+    if not found.get("fused", 0.0) <= FUSED_GRADIENT_TOLERANCE:
+        raise SystemExit(f"{what}: with fused norms, gradients differ by {found['fused']:.1e}")
+    return found["ours"]
 
 
 def prelu_share(run: Run, calls: int) -> float:
@@ -202,14 +246,25 @@ def timed(runs: dict[str, Run], rounds: int) -> Measured:
     return Measured(timing, *(prelu_share(runs[name], calls) for name in ("stock", "ours")))
 
 
+def contenders(model: nn.Module, example: Tensor) -> tuple[Models, torch_ext.SwapReport, int]:
+    """The model and its changed copies, what replace_prelu reported, and how many norms are fused."""
+    models = {"stock": model, "ours": copy.deepcopy(model)}
+    swap = torch_ext.replace_prelu(models["ours"])
+    fused = copy.deepcopy(models["ours"])
+    names = torch_ext.fuse_norm_prelu(fused, example).swapped
+    norms = sum(not isinstance(fused.get_submodule(name), nn.PReLU) for name in names)
+    return models | ({"fused": fused} if norms else {}), swap, norms
+
+
 def measure(case: Case, model: nn.Module, rounds: int) -> Row:
     """Compares, then times, the training step and the inference of one model."""
     spread_slopes(model)
-    models = {"stock": model, "ours": copy.deepcopy(model)}
-    swap = torch_ext.replace_prelu(models["ours"])
-
     x = torch.randn(case.inference)
-    passes = {name: inference(copied, x) for name, copied in models.items()}
+    models, swap, norms = contenders(model, x)
+    passes = {
+        name: inference(copied, x, torch.no_grad if name == "fused" else torch.inference_mode)
+        for name, copied in models.items()
+    }
     check_outputs(f"{case.name}, inference", passes)
     forward = timed(passes, rounds)
 
@@ -217,11 +272,11 @@ def measure(case: Case, model: nn.Module, rounds: int) -> Row:
     x = torch.randn(case.training)
     steps = {name: training_step(copied, x) for name, copied in models.items()}
     check_outputs(f"{case.name}, training", steps)
-    difference = gradient_difference(models)
-    if not difference <= GRADIENT_TOLERANCE:
-        raise SystemExit(
-            f"{case.name}: gradients differ from those with nn.PReLU by {difference:.1e}"
-        )
+    difference = check_gradients(case.name, models)
+    saved = {
+        name: memory.saved_bytes(lambda copied=copied: outputs_of(copied, x))
+        for name, copied in models.items()
+    }
     return Row(
         case.name,
         case.training,
@@ -229,7 +284,9 @@ def measure(case: Case, model: nn.Module, rounds: int) -> Row:
         sum(parameter.numel() for parameter in model.parameters()),
         len(swap.swapped),
         len(swap.skipped),
+        norms,
         difference,
+        saved,
         timed(steps, rounds),
         forward,
     )
@@ -263,16 +320,24 @@ def announced(cases: list[Case]) -> Iterator[Case]:
 
 def table(rows: list[Row]) -> str:
     """One line for each model."""
-    kinds = f"{'training step':>43}{'inference':>43}"
-    groups = f"{'ms':>18}{'':9}{'in PReLU':>16}" * 2
-    heads = f"{'PyTorch':>9}{'ours':>9}{'ratio':>9}{'PyTorch':>9}{'ours':>7}" * 2
-    lines = [f"{'':26}{kinds}", f"{'':26}{groups}", f"{'model':20}{'PReLU':>6}{heads}"]
+    kinds = f"{'training step':>41}{'inference':>41}{'saved for the':>20}"
+    groups = f"{'ms':>9}{'times as fast':>16}{'in PReLU':>16}" * 2 + f"{'backward, MB':>20}"
+    heads = f"{'PyTorch':>9}{'ours':>9}{'fused':>7}{'PyTorch':>9}{'ours':>7}" * 2
+    heads += f"{'PyTorch':>13}{'fused':>7}"
+    lines = [f"{'':32}{kinds}", f"{'':32}{groups}", f"{'model':20}{'PReLU':>6}{'norms':>6}{heads}"]
     for row in rows:
-        lines.append(f"{row.name:20}{row.prelus:6}{row.training.cells}{row.inference.cells}")
+        saved = f"{row.saved_bytes['stock'] / 1e6:13.1f}"
+        if "fused" in row.saved_bytes:
+            saved += f"{row.saved_bytes['fused'] / row.saved_bytes['stock']:7.0%}"
+        cells = f"{row.training.cells}{row.inference.cells}{saved}"
+        lines.append(f"{row.name:20}{row.prelus:6}{row.fused_norms:6}{cells}")
     for row in rows:
         if row.skipped_prelus:
             lines.append(f"{row.name}: {row.skipped_prelus} PReLU could not be replaced")
-    lines.append("ratio: above 1, torch_ext is faster. in PReLU: PReLU's share of the time.")
+    lines.append(
+        "times as fast: as PyTorch's modules; ours with replace_prelu, fused with norms as well."
+    )
+    lines.append("in PReLU: PReLU's share of the time.")
     return "\n".join(lines)
 
 
@@ -292,7 +357,7 @@ def skipped_notes(skipped: dict[str, str]) -> str:
 def machine() -> dict[str, object]:
     """Where the figures were made."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    packages = ("monai", "spandrel", "facenet-pytorch", "torchvision")
+    packages = ("monai", "spandrel", "facenet-pytorch", "pytorchcv", "torchvision")
     found = {d.name: d.version for d in importlib.metadata.distributions() if d.name in packages}
     return {
         "processor": next((s.partition(": ")[2] for s in lines if s.startswith("model name")), ""),

@@ -1,4 +1,4 @@
-"""Times PReLU layer by layer: PyTorch's, torch.compile of it, torch_ext, and a plain copy.
+"""Times PReLU, and norm + PReLU, layer by layer: PyTorch's, torch.compile of it, torch_ext, a plain copy.
 
 All contenders take turns in one process, and their results are compared before anything is timed.
 Rates count the bytes that must move: 2 tensors forward (x, y), 3 backward (x, g, the gradient of
@@ -16,6 +16,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's chatter; read w
 
 import layer_report
 import memory
+import norm_layers
 import records
 import torch
 import torch._functorch.config
@@ -121,37 +122,51 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fits(case: Case) -> bool:
-    return TENSORS_AT_ONCE * case.bytes < memory.available_bytes()
+def fits(case: Case, tensors: int) -> bool:
+    if tensors * case.bytes < memory.available_bytes():
+        return True
+    print(f"does not fit into memory, left out: {case.title}")
+    return False
 
 
 def main() -> None:
     options = arguments()
     # A retained graph may run backward twice only if its buffers are not given away.
     torch._functorch.config.donated_buffer = False
-    listed = all_cases() if options.all else core_cases()
-    chosen = [case for case in listed if options.only in case.title]
-    cases = [case for case in chosen if fits(case)]
-    for case in chosen:
-        if case not in cases:
-            print(f"does not fit into memory, left out: {case.title}")
-
-    rows = []
+    listed = [
+        case
+        for case in (all_cases() if options.all else core_cases())
+        if options.only in case.title
+    ]
+    cases = [case for case in listed if fits(case, TENSORS_AT_ONCE)]
+    norms = [
+        case
+        for case in norm_layers.chosen_cases(options.only)
+        if fits(case, norm_layers.TENSORS_AT_ONCE)
+    ]
+    rows, norm_rows = [], []
     columns = (TextColumn("{task.description}"), *Progress.get_default_columns()[1:])
     with Progress(*columns, MofNCompleteColumn(), TimeElapsedColumn(), transient=True) as progress:
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(task, description=f"{case.title:62}")
-            rows.append(measure(case, options.rounds, not options.no_compile))
-            progress.advance(task)
+        task = progress.add_task("", total=len(cases) + len(norms))
+        for measured, chosen, by in (
+            (rows, cases, measure),
+            (norm_rows, norms, norm_layers.measure),
+        ):
+            for case in chosen:
+                progress.update(task, description=f"{case.title:62}")
+                measured.append(by(case, options.rounds, not options.no_compile))
+                progress.advance(task)
         progress.update(task, description="1 thread against all")
         resident = [] if options.no_scaling else [c for c in cases if is_cache_resident(c)]
         scaling = thread_scaling(resident, options.rounds)
 
     machine = layer_report.Machine.here()
-    layer_report.show(machine, rows, scaling)
+    tables = [layer_report.table(rows), layer_report.scaling_table(scaling)]
+    judged = layer_report.targets(rows, scaling) + norm_layers.targets(norm_rows)
+    layer_report.show(machine, [*tables, norm_layers.table(norm_rows)], judged)
     if options.json:
-        record = layer_report.record(machine, rows, scaling)
+        record = layer_report.record(machine, rows, scaling, judged)
+        record |= {"norm_rows": norm_layers.record(norm_rows)}
         record |= {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         records.write(record, options.json)
     if options.plot:

@@ -13,6 +13,15 @@ MISMATCH = (
 )
 WEIGHT_NDIM = "prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {}"
 UNSUPPORTED = "\"{operator}_{device}\" not implemented for '{dtype}'"
+NORM_NDIM = "norm_prelu: Expected `input` to have at least 2 dimensions, but got: ndim = 1"
+NORM_DTYPE = (
+    "mixed dtype ({DEVICE}): expect parameter to have scalar type of Float or of `input`, Float, "
+    "but `bias` has Double"
+)
+NORM_STATISTICS = (
+    "norm_prelu: Expected `mean` to have the shape (C) or (N, C) of `input`, [2, 3, 4], but got [2]"
+)
+NORM_ALIKE = "norm_prelu: Expected `mean` and `var` to be alike"
 LONG, BYTE, BOOL, INT = torch.long, torch.uint8, torch.bool, torch.int32
 C64, F8 = torch.complex64, torch.float8_e4m3fn
 
@@ -29,7 +38,8 @@ class Bad:
         return [torch.ones(s).to(device, d) for s, d in (self.arguments[n] for n in operator.names)]
 
     def words(self, operator, device):
-        return self.text.replace("{operator}", operator.name).replace("{device}", device)
+        text = self.text.replace("{operator}", operator.name).replace("{device}", device)
+        return text.replace("{DEVICE}", device.upper())
 
     @property
     def error(self):
@@ -104,3 +114,32 @@ def _bad(names, entries, also_pytorchs):
 
 PRELU = _bad(["input"], _PRELU, True) | _bad(["input"], _MIXED, False)
 PRELU_BACKWARD = _bad(["grad_output", "input"], _PRELU | _MIXED, False)
+
+
+def _norm(more, entries, also_pytorchs=False):
+    """Entries: what differs from good arguments, by name; and the text."""
+    good = dict.fromkeys(("slope", "weight", "bias", *more), ((3,), F32))
+    good |= {"input": ((2, 3, 4), F32), "grad_output": ((2, 3, 4), F32)}
+    return {k: Bad(good | changed, text, also_pytorchs) for k, (changed, text) in entries.items()}
+
+
+_SLOPES = {
+    "too_many_slopes": ({"slope": ((4,), F32)}, MISMATCH.format(4, 3)),
+    "slope_ndim": ({"slope": ((3, 1), F32)}, WEIGHT_NDIM.format(2)),
+    "slope_dtype": ({"slope": ((3,), F64)}, PROMOTING.format("Float", "Double")),
+}
+_SIZES = {
+    "weight_size": ({"weight": ((4,), F32)}, "weight should contain 3 elements not 4"),
+    "bias_size": ({"bias": ((2,), F32)}, "bias should contain 3 elements not 2"),
+}
+_VECTOR = dict.fromkeys(("input", "grad_output"), ((3,), F32))
+_VECTOR |= dict.fromkeys(("mean", "var"), ((1,), F32))
+_NORM = _SLOPES | _SIZES
+_NORM |= {"vector": (_VECTOR, NORM_NDIM), "bias_dtype": ({"bias": ((3,), F64)}, NORM_DTYPE)}
+_STATISTICS = {
+    "mean_size": (dict.fromkeys(("mean", "var"), ((2,), F32)), NORM_STATISTICS),
+    "statistics_of_two_shapes": ({"var": ((2, 3), F32)}, NORM_ALIKE),
+}
+NORM_PRELU = _norm((), _NORM)
+NORM_PRELU_EVAL = _norm(("mean", "var"), _NORM | _STATISTICS)
+PUBLIC_NORM_PRELU = _norm(("running_mean", "running_var"), _SLOPES, True)

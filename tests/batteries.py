@@ -11,6 +11,7 @@ tests/test_operators.py runs every battery on operators that are broken on purpo
 import contextlib
 import inspect
 import itertools
+import zlib
 
 import pytest
 from operators import OPERATORS
@@ -67,10 +68,26 @@ def first_setting(operator):
     return next(iter(operator.settings.values()))
 
 
+def _spread(axes, most, name):
+    """`most` combinations, or as many as the longest axis has values: from all over each axis, and others
+    for each name, so that operators with a few tests each see all values together."""
+    count = min(most, max(map(len, axes), default=1)) if all(axes) else 0
+    starts = [zlib.crc32(f"{name} {place}".encode()) for place in range(len(axes))]
+    return [
+        tuple(
+            axis[(start + i * len(axis) // count) % len(axis)] for axis, start in zip(axes, starts)
+        )
+        for i in range(count)
+    ]
+
+
 def rows_of(function, operator):
     """What a battery is called with for a row: ids and arguments."""
-    axes = [axis(operator).items() for axis in function.axes.values()]
-    for values in itertools.product(*axes):
+    axes = [list(axis(operator).items()) for axis in function.axes.values()]
+    chosen = itertools.product(*axes)
+    if operator.most:
+        chosen = _spread(axes, operator.most, f"{function.__name__} {operator.name}")
+    for values in chosen:
         name = "-".join([operator.name, *(str(key) for key, _ in values if str(key))])
         yield name, [operator, *(value for _, value in values)]
 

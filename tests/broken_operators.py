@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from cases import CASE_BY_NAME, LARGE_CASES, SMALL_CASES
-from operators import PRELU, PRELU_BACKWARD
+from operators import BATCH_NORM_PRELU, NORM_PRELU, PRELU, PRELU_BACKWARD
 from torch.autograd import forward_ad
 
 prelu = torch.ops.torch_ext.prelu
@@ -236,6 +236,13 @@ ANY_MASK = replace(
     ),
 )
 
+
+def _outside_autocast(input, weight):
+    with torch.autocast(input.device.type, enabled=False):
+        return prelu(input, weight)
+
+
+OUTSIDE_AUTOCAST = _toy(_outside_autocast)
 WHILE_COMPILING = _of_output(lambda y, x, w: 2 * y if torch.compiler.is_compiling() else y)
 NOT_COMPLIANT = replace(UNTAGGED, call=torch.ops.torch_ext_toys.untagged)
 
@@ -253,3 +260,24 @@ COPIES_TWICE = replace(
         output_mask,
     ),
 )
+
+
+# ---- Norms -------------------------------------------------------------------------------------
+
+
+def _statistics_are_constants(input, slope, weight, bias, eps, instance):
+    """Right values; the derivatives of another function."""
+    operators = torch.ops.torch_ext
+    parameters = slope, weight, bias
+    _, mean, var = operators._norm_prelu(input, *parameters, eps, instance)
+    return operators._norm_prelu_eval(input, *parameters, mean, var, eps), mean, var
+
+
+def _biased(**given):
+    output, mean, var = BATCH_NORM_PRELU.call(**given)
+    count = output.numel() / output.shape[1]
+    return output, mean, None if var is None else var * (count - 1) / count
+
+
+CONSTANT_STATISTICS = replace(NORM_PRELU, call=_statistics_are_constants)
+BIASED_VARIANCE = replace(BATCH_NORM_PRELU, call=_biased)

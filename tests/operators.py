@@ -1,209 +1,30 @@
 """The table of operators: what each of them is, as data that every battery of tests runs over.
 
-A *row* (`Operator`) says how an operator is called, on which arguments and settings it is tried, what
-its results have to be, and what it promises besides. A *battery* (tests/test_battery_<property>.py)
-proves one property of every row that promises it; it knows no operator. So a new operator needs a
-row here, and tests of its own only for what no other operator has.
-
-The parts of a row:
-
-  arguments   tensors, by the names of the schema. `Role` says where shape and dtype come from:
-              DATA has the case's shape and the data's dtype, CHANNEL a value per channel, SLOPE one for
-              all or one per channel (`Case.slopes`); both have the parameters' dtype.
-  settings    named sets of keyword arguments: masks, flags, eps, `weight=None` for an optional
-              tensor. Batteries try them all; the first is the usual one.
-  results     in order. DATA is laid out in memory as the argument `like`, the others are contiguous;
-              shape and dtype are those of `like`. A setting can leave a result out: it is None.
-  oracle      what the results are, by float64 (expected.py): the same bits, or a value and a bound.
-  plain       the definition in PyTorch's differentiable operations: the oracle of derivatives.
-  pytorch     PyTorch's equivalent, and `same_as_pytorch`: the results that have its bits.
-  exact       small integers and dyadic parameters give results and derivatives without any rounding but
-              the last. Else derivatives are within `derivative_error` of the largest value.
-
-Made data (`make`) have as many positive as negative elements, so that both branches occur; the
-batteries assert it with `reference.assert_both_branches`.
+A *row* (`Operator`, operator_rows.py) says how an operator is called, on which arguments and settings
+it is tried, what its results have to be, and what it promises besides. A *battery*
+(tests/test_battery_<property>.py) proves one property of every row that promises it; it knows no
+operator. So a new operator needs a row here, and tests of its own only for what no other operator has.
 """
-
-import enum
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import bad_arguments
 import reference
 import torch
 import torch.nn.functional as F
 from cases import (
-    CASES,
-    DTYPE_PAIRS,
+    CASE_BY_NAME,
     EMPTY_CASES,
     LARGE_CASES,
     SMALL_CASES,
     case_weights,
-    contiguous,
-    dyadic_slopes,
-    finite_slopes,
     forward_backward,
-    integer_values,
-    random_values,
 )
 from expected import Bits, Sum
+from norm_reference import NormOracle, plain_norm, plain_norm_backward
+from operator_rows import Argument, Operator, Result, Role, values_in_turn
 
 import torch_ext  # noqa: F401  (registers the operators)
 
-
-class Role(enum.Enum):
-    DATA = "data"
-    SLOPE = "slope"
-    CHANNEL = "channel"
-
-
-@dataclass(frozen=True)
-class Argument:
-    name: str
-    role: Role
-    differentiable: bool = True
-    signed: bool = True  # a variance is not
-    ordinary: Callable = finite_slopes  # (shape, dtype, device) -> tensor; of parameters
-    dyadic: Callable = dyadic_slopes  # the same, small powers of two: products are exact
-    every: Callable | None = None  # (case, dtype, device) -> tensors that the values are tried with
-
-    def shape(self, case):
-        return {Role.DATA: case.shape, Role.SLOPE: case.slopes}.get(self.role, case.shape[1:2])
-
-
-@dataclass(frozen=True)
-class Result:
-    name: str
-    role: Role
-    like: str = "input"  # the argument whose shape and dtype it has
-
-
-@dataclass(frozen=True)
-class Operator:
-    name: str
-    call: Callable
-    schema: str
-    arguments: tuple[Argument, ...]
-    results: tuple[Result, ...]
-    oracle: Callable  # (*arguments, **setting) -> an Expected, or None, for each result
-    plain: Callable  # (*arguments, **setting) -> a tensor, or None, for each result
-    settings: dict[str, dict] = field(default_factory=lambda: {"": {}})
-    pytorch: Callable | None = None  # (*arguments, **setting) -> as plain
-    same_as_pytorch: tuple[str, ...] = ()
-    backward: Callable | None = None  # (grad_output, *arguments) -> the bits autograd has to give
-    masks: tuple[str, ...] = ()  # keywords of settings that only leave results out
-    mask: Callable | None = None  # of a setting: which results it leaves in; None: all
-    exact: bool = True
-    derivative_error: Callable | None = None  # of a dtype: in units of the largest value
-    elementwise: bool = True  # DATA results depend on their own element and channel only
-    saved: tuple[str, ...] | None = None  # what autograd keeps, and nothing else; None: no promise
-    native: bool = True  # a kernel of its own for each dispatch key, in torch_ext's library
-    copies_nothing: bool = True  # of dense inputs, and takes no memory but results and partial sums
-    bad: dict = field(default_factory=dict)  # by name: bad_arguments.Bad
-    dtypes: tuple = DTYPE_PAIRS  # of data and parameters: what it is tried with
-    accepts: tuple = DTYPE_PAIRS  # the only ones that it takes
-    cases: tuple = CASES
-    empty_cases: tuple = EMPTY_CASES
-    small_cases: tuple = SMALL_CASES  # for finite differences
-    large_cases: tuple = LARGE_CASES  # for threads
-
-    def __call__(self, *arguments, **setting):
-        """The results: a tensor or None for each."""
-        given = dict(zip(self.names, arguments, strict=True)) | setting
-        results = self.call(**given)
-        return (results,) if isinstance(results, torch.Tensor) else tuple(results)
-
-    @property
-    def names(self):
-        return [argument.name for argument in self.arguments]
-
-    def place(self, name):
-        return self.names.index(name)
-
-    @property
-    def schema_name(self):
-        """As graphs write it."""
-        return self.schema.partition("(")[0].replace("::", ".") + ".default"
-
-    @property
-    def data(self):
-        """The arguments that are as large as the input."""
-        return [argument.name for argument in self.arguments if argument.role is Role.DATA]
-
-    @property
-    def parameters(self):
-        return [argument.name for argument in self.arguments if argument.role is not Role.DATA]
-
-    def wanted(self, setting):
-        """For each result, whether this setting leaves it in."""
-        return self.mask(setting) if self.mask else [True] * len(self.results)
-
-    def masked(self, setting):
-        """Whether a setting differs from the first by the results that it leaves out only."""
-        settings = next(iter(self.settings.values())), setting
-        first, other = ({k: v for k, v in s.items() if k not in self.masks} for s in settings)
-        return first == other
-
-    def make(self, case, dtypes, device="cpu", values=None, layouts=None, seed=None, dyadic=False):
-        """One tensor for each argument. `layouts` is by name; the input's own is the case's."""
-        values = values or (integer_values if dyadic else random_values)
-        layouts = {"input": case.layout} | (layouts or {})
-        seed = case.seed if seed is None else seed
-        made = []
-        for index, argument in enumerate(self.arguments):
-            shape = argument.shape(case)
-            if argument.role is Role.DATA:
-                layout = layouts.get(argument.name, contiguous)
-                number = seed if argument.name == "input" else seed + 1 + index
-                made.append(layout(values(shape, dtypes[0], device, seed=number)))
-            else:
-                parameter = argument.dyadic if dyadic else argument.ordinary
-                layout = layouts.get(argument.name, contiguous)
-                made.append(layout(parameter(shape, dtypes[1], device)))
-        return made
-
-    def signs(self, arguments):
-        """The arguments; of a tiny case, which cannot hold both signs, also with the other one."""
-        yield arguments
-        at = self.place("input")
-        if arguments[at].numel() < 16:
-            negated = -arguments[at]
-            flipped = negated.as_strided(arguments[at].shape, negated.stride())
-            yield [*arguments[:at], flipped, *arguments[at + 1 :]]
-
-    def every_parameter(self, case, dtypes, arguments):
-        """The arguments, with every value that each parameter has to be tried with."""
-        yield arguments
-        for index, argument in enumerate(self.arguments):
-            if argument.every:
-                for tensor in argument.every(case, dtypes[1], arguments[index].device):
-                    yield [*arguments[:index], tensor, *arguments[index + 1 :]]
-
-    def check(self, arguments, setting, exact=False):
-        """Runs it; every result is what the oracle says; returns the results."""
-        results = self(*arguments, **setting)
-        expected = self.oracle(*arguments, **setting)
-        for result, expectation in zip(results, expected, strict=True):
-            assert (result is None) == (expectation is None)
-            if expectation is not None:
-                expectation.check(result, exact)
-        return results
-
-    def assert_derivatives(self, actual, expected):
-        """Those of exact data in any dtype, against float64 ones of the plain definition."""
-        for one, other in zip(actual, expected, strict=True):
-            assert (one is None) == (other is None)
-            if one is None:
-                continue
-            assert one.shape == other.shape
-            if self.exact:
-                assert torch.equal(one.double(), other.to(one.dtype).double())
-            else:
-                error = (one.double() - other.double()).abs().max()
-                assert error <= self.derivative_error(one.dtype) * other.double().abs().max()
-
-
-# ---- Rows --------------------------------------------------------------------------------------
+# ---- PReLU ---------------------------------------------------------------------------------------
 
 
 def _backward_oracle(grad_output, input, weight, output_mask):
@@ -258,4 +79,275 @@ PRELU_BACKWARD = Operator(
     bad=bad_arguments.PRELU_BACKWARD,
 )
 
-OPERATORS = (PRELU, PRELU_BACKWARD)
+
+# ---- Norm + PReLU ------------------------------------------------------------------------------
+
+ops = torch.ops.torch_ext
+F32, BF16 = torch.float32, torch.bfloat16
+
+SLOPE = Argument("slope", Role.SLOPE)
+
+
+def _per_channel(name, ordinary, dyadic, **more):
+    values = {"ordinary": values_in_turn(*ordinary), "dyadic": values_in_turn(*dyadic)}
+    return Argument(name, Role.CHANNEL, **values, **more)
+
+
+NORM_ARGUMENTS = (
+    INPUT,
+    SLOPE,
+    _per_channel("weight", (0.7, -1.3, 1.9, 0.5, 1.1), (1.0, -0.5, 2.0, 0.5), optional=True),
+    _per_channel("bias", (0.2, -0.3, 0.0, 0.1), (0.25, -0.5, 0.0, 1.0), optional=True),
+)
+
+
+def _given_statistics(mean, var, **more):
+    """With eps = 0 and dyadic ones everything is exact."""
+    more |= {"differentiable": False}
+    return (
+        _per_channel(mean, (0.2, -0.1, 0.0), (0.0, 0.5, -1.0), **more),
+        _per_channel(var, (0.7, 1.9, 3.1), (1.0, 4.0, 0.25), signed=False, **more),
+    )
+
+
+def _elements(case):
+    """Of a statistic of instance norm."""
+    return torch.Size(case.shape[2:]).numel()
+
+
+# What kernels share is proven once: a few tests of each battery are enough for a row.
+NORM = {
+    "most": 2,
+    "cuda": False,
+    "elementwise": False,
+    "graph_keeps_bits": False,
+    "derivative_error": lambda dtype: {F32: 2.0**-18, torch.float64: 2.0**-47}.get(
+        dtype, 4 * torch.finfo(dtype).eps
+    ),
+    "dtypes": ((F32, F32), (BF16, F32), (torch.float64,) * 2, (torch.float16,) * 2),
+}
+SAVED = {"saved": ("input", "slope", "weight", "bias"), "saved_statistics": 2}
+SOME = ("image", "image_channels_last", "volume_channels_last", "tokens", "shared_weight_sliced")
+SOME += ("shared_0d_weight", "three_channels", "rotated", "storage_offset", "large_image")
+
+
+def _of_shapes(takes):
+    """The cases that it takes: `most` of each battery."""
+    return {
+        "takes": takes,
+        "cases": tuple(CASE_BY_NAME[name] for name in (*SOME, "rows") if takes(CASE_BY_NAME[name])),
+        "empty_cases": tuple(filter(takes, EMPTY_CASES)),
+        "small_cases": tuple(case for case in filter(takes, SMALL_CASES) if 0 not in case.shape),
+        "large_cases": tuple(filter(takes, LARGE_CASES)),
+    }
+
+
+ROWS = _of_shapes(lambda case: len(case.shape) > 1)
+BATCHES = _of_shapes(lambda case: len(case.shape) > 1 and case.shape[0] * _elements(case) != 1)
+SAMPLES = _of_shapes(lambda case: len(case.shape) > 2 and _elements(case) != 1)
+
+
+def _statistic(given):
+    input = given["input"]
+    dtype = torch.float64 if input.dtype == torch.float64 else F32
+    shape = input.shape[:2] if given["instance"] else input.shape[1:2]
+    return torch.empty(shape, dtype=dtype, device=input.device)
+
+
+def _backward_with_its_statistics(input, slope, weight, bias, eps, instance, **given):
+    _, mean, var = ops._norm_prelu(input, slope, weight, bias, eps, instance)
+    return ops._norm_prelu_backward(
+        given["grad_output"], input, slope, weight, bias, mean, var, eps, True, given["output_mask"]
+    )
+
+
+def _gradient_mask(setting):
+    affine = setting.get("weight", "given") is not None
+    return [wanted and (affine or i < 2) for i, wanted in enumerate(setting["output_mask"])]
+
+
+def _masks(**common):
+    masks = {"all": "1111", "grad_input": "1000", "grad_slope+grad_weight+grad_bias": "0111"}
+    masks |= {"neither": "0000", "grad_slope": "0100"}
+    return {k: common | {"output_mask": [bit == "1" for bit in v]} for k, v in masks.items()}
+
+
+BATCH = {"eps": 1e-3, "instance": False}
+NO_AFFINE = {"weight": None, "bias": None}
+ALL = {"output_mask": [True] * 4}
+GRADIENTS = (
+    Result("grad_input", Role.DATA),
+    Result("grad_slope", Role.SLOPE, "slope"),
+    Result("grad_weight", Role.CHANNEL, "weight"),
+    Result("grad_bias", Role.CHANNEL, "bias"),
+)
+BACKWARD_SCHEMA = (
+    "torch_ext::_norm_prelu_backward(Tensor grad_output, Tensor input, Tensor slope, Tensor? weight, "
+    "Tensor? bias, Tensor mean, Tensor var, float eps, bool training, bool[4] output_mask) -> "
+    "(Tensor grad_input, Tensor grad_slope, Tensor grad_weight, Tensor grad_bias)"
+)
+
+NORM_PRELU = Operator(
+    name="norm_prelu",
+    call=ops._norm_prelu,
+    schema="torch_ext::_norm_prelu(Tensor input, Tensor slope, Tensor? weight, Tensor? bias, "
+    "float eps, bool instance) -> (Tensor output, Tensor mean, Tensor var)",
+    arguments=NORM_ARGUMENTS,
+    results=(
+        Result("output", Role.DATA),
+        Result("mean", Role.CHANNEL, _statistic, statistic=True),
+        Result("var", Role.CHANNEL, _statistic, statistic=True),
+    ),
+    settings={
+        "batch": BATCH,
+        "instance": BATCH | {"instance": True},
+        "no_affine": BATCH | NO_AFFINE,
+    },
+    oracle=lambda **given: NormOracle(**given).forward(),
+    plain=plain_norm,
+    backward=lambda grad_output, *tensors: _backward_with_its_statistics(
+        *tensors, grad_output=grad_output, **BATCH, **ALL
+    ),
+    copies_nothing=lambda setting: not setting["instance"],
+    **SAVED,
+    bad=bad_arguments.NORM_PRELU,
+    exact=False,
+    **NORM | SAMPLES,
+)
+
+NORM_PRELU_EVAL = Operator(
+    name="norm_prelu_eval",
+    call=ops._norm_prelu_eval,
+    schema="torch_ext::_norm_prelu_eval(Tensor input, Tensor slope, Tensor? weight, Tensor? bias, "
+    "Tensor mean, Tensor var, float eps) -> Tensor",
+    arguments=(*NORM_ARGUMENTS, *_given_statistics("mean", "var")),
+    results=(Result("output", Role.DATA),),
+    settings={"affine": {"eps": 0.0}, "no_affine": {"eps": 0.0} | NO_AFFINE},
+    oracle=lambda **given: NormOracle(**given).forward()[:1],
+    plain=lambda **given: plain_norm(**given)[:1],
+    backward=lambda grad_output, *tensors: ops._norm_prelu_backward(
+        grad_output, *tensors, 0.0, False, [True] * 4
+    ),
+    **SAVED,
+    bad=bad_arguments.NORM_PRELU_EVAL,
+    **NORM | ROWS,
+)
+
+# Statistics of a training step are those of the input: what is differentiated is a function of it.
+NORM_PRELU_BACKWARD = Operator(
+    name="norm_prelu_backward",
+    call=_backward_with_its_statistics,
+    schema=BACKWARD_SCHEMA,
+    arguments=(Argument("grad_output", Role.DATA), *NORM_ARGUMENTS),
+    results=GRADIENTS,
+    settings=_masks(**BATCH)
+    | {"instance": BATCH | ALL | {"instance": True}, "no_affine": BATCH | ALL | NO_AFFINE},
+    masks=("output_mask",),
+    mask=_gradient_mask,
+    oracle=lambda **given: NormOracle(**given).backward(_gradient_mask(given)),
+    plain=lambda **given: plain_norm_backward(_gradient_mask(given), **given),
+    whole=False,
+    copies_nothing=lambda setting: False,
+    exact=False,
+    **NORM | SAMPLES | {"most": 1},
+)
+
+NORM_PRELU_BACKWARD_EVAL = Operator(
+    name="norm_prelu_backward_eval",
+    call=ops._norm_prelu_backward,
+    schema=BACKWARD_SCHEMA,
+    arguments=(
+        Argument("grad_output", Role.DATA),
+        *NORM_ARGUMENTS,
+        *_given_statistics("mean", "var"),
+    ),
+    results=GRADIENTS,
+    settings=_masks(eps=0.0, training=False)
+    | {"no_affine": ALL | NO_AFFINE | {"eps": 0.0, "training": False}},
+    masks=("output_mask",),
+    mask=_gradient_mask,
+    oracle=lambda **given: NormOracle(**given).backward(_gradient_mask(given)),
+    plain=lambda **given: plain_norm_backward(_gradient_mask(given), **given),
+    bad=bad_arguments.NORM_PRELU_EVAL,
+    **NORM | ROWS,
+)
+
+
+def _public(norm, function, flag, shapes):
+    """A public one, as a function: with copies of the buffers, which are results where they change."""
+
+    def with_copies(function):
+        def call(running_mean, running_var, **given):
+            buffers = [None if b is None else b.clone() for b in (running_mean, running_var)]
+            output = function(running_mean=buffers[0], running_var=buffers[1], **given)
+            updated = given[flag] and running_mean is not None
+            return output, *(buffers if updated else (None, None))
+
+        return call
+
+    def pytorchs(slope, **given):
+        return F.prelu(getattr(F, f"{norm}_norm")(**given), slope)
+
+    def internal(given):
+        """What it is in the words of the internal operators."""
+        given = dict(given)
+        mean, var = given.pop("running_mean"), given.pop("running_var")
+        momentum, instance = given.pop("momentum"), norm == "instance"
+        if not given.pop(flag):
+            return given | {"mean": mean, "var": var}, None
+        return given | {"instance": instance}, None if mean is None else (mean, var, momentum)
+
+    def oracle(**given):
+        given, running = internal(given)
+        oracle = NormOracle(**given)
+        return oracle.forward()[0], *(oracle.running(*running) if running else (None, None))
+
+    mean, var = _given_statistics("running_mean", "running_var", optional=True)
+    usual = {"momentum": 0.3, "eps": 1e-3}
+    default = "training=False" if norm == "batch" else "use_input_stats=True"
+    none = "" if norm == "batch" else "=None"
+    return Operator(
+        name=f"{norm}_norm_prelu",
+        call=with_copies(function),
+        schema=f"torch_ext::{norm}_norm_prelu(Tensor input, Tensor slope, Tensor(a!)? "
+        f"running_mean{none}, Tensor(b!)? running_var{none}, Tensor? weight=None, Tensor? bias=None, "
+        f"bool {default}, float momentum=0.10000000000000001, float eps=1.0000000000000001e-05) "
+        "-> Tensor",
+        arguments=(*NORM_ARGUMENTS[:2], mean, var, *NORM_ARGUMENTS[2:]),
+        results=(
+            Result("output", Role.DATA),
+            Result("running_mean", Role.CHANNEL, "running_mean", statistic=True),
+            Result("running_var", Role.CHANNEL, "running_var", statistic=True),
+        ),
+        settings={
+            "training": usual | {flag: True, "running_mean": None, "running_var": None},
+            "running": usual | {flag: True},
+            "eval": usual | {flag: False},
+        },
+        mask=lambda setting: [True, *[setting[flag] and "running_mean" not in setting] * 2],
+        oracle=oracle,
+        plain=lambda **given: (plain_norm(**internal(given)[0])[0], None, None),
+        pytorch=with_copies(pytorchs),
+        **SAVED,
+        native=False,
+        whole=False,
+        copies_nothing=lambda setting: "running_mean" in setting and norm == "batch",
+        exact=False,
+        bad=bad_arguments.PUBLIC_NORM_PRELU,
+        **NORM | shapes,
+    )
+
+
+BATCH_NORM_PRELU = _public("batch", ops.batch_norm_prelu, "training", BATCHES)
+INSTANCE_NORM_PRELU = _public("instance", ops.instance_norm_prelu, "use_input_stats", SAMPLES)
+
+OPERATORS = (
+    PRELU,
+    PRELU_BACKWARD,
+    NORM_PRELU,
+    NORM_PRELU_EVAL,
+    NORM_PRELU_BACKWARD,
+    NORM_PRELU_BACKWARD_EVAL,
+    BATCH_NORM_PRELU,
+    INSTANCE_NORM_PRELU,
+)

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from cases import DTYPE_PAIRS
 from hypothesis import strategies as st
-from operators import Role
+from operator_rows import Role
 
 SIZES = (*range(71), 127, 128, 129, 255, 256, 257, 1023, 1025)
 MOST_ELEMENTS = 20_000
-SLOPES = (-1.0, -0.5, 0.0, 0.25, 0.3, 1.0, 2.0)
+SLOPES_OF_FEW_BITS = (-1.0, -0.5, 0.0, 0.25, 1.0, 2.0)
+SLOPES = (*SLOPES_OF_FEW_BITS, 0.3)
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Problem:
         made = []
         placements = [self.grad_output, self.input]
         for index, argument in enumerate(operator.arguments):
-            if argument.role is not Role.DATA:
+            if argument.role is Role.CHANNEL:
+                made.append(argument.dyadic(self.shape[1:2], self.weight_dtype))
+            elif argument.role is Role.SLOPE:
                 generator = np.random.default_rng(self.seed + 100 + index)
-                shape = self.slopes if argument.role is Role.SLOPE else self.shape[1:2]
-                values = _tensor(generator.choice(SLOPES, shape), self.weight_dtype)
-                made.append(values)
+                slopes = SLOPES if operator.elementwise else SLOPES_OF_FEW_BITS
+                made.append(_tensor(generator.choice(slopes, self.slopes), self.weight_dtype))
             elif argument.name == "input":
                 made.append(self.input.place(self._data(self.seed)))
             else:

@@ -1,10 +1,10 @@
-"""Mixed precision: stock's output dtypes, but a float32 slope stays float32, in and out."""
+"""Mixed precision of PReLU: a float32 slope stays float32, in and out."""
 
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from cases import DTYPES, finite_slopes, forward_backward, integer_values, random_values
+from cases import finite_slopes, forward_backward, integer_values, random_values
 from reference import assert_both_branches, assert_same_bits, dtype_or_error
 
 import torch_ext  # noqa: F401  (registers the operators)
@@ -13,20 +13,6 @@ pytestmark = pytest.mark.contract
 
 prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
-
-
-@pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("input_dtype", DTYPES, ids=str)
-def test_output_dtypes_and_errors_are_those_of_stock(
-    input_dtype, weight_dtype, autocast_dtype, device
-):
-    input = random_values((2, 3, 4), input_dtype, device)
-    weight = finite_slopes((3,), weight_dtype, device)
-    with torch.autocast(device, dtype=autocast_dtype):
-        assert dtype_or_error(prelu, input, weight) == dtype_or_error(F.prelu, input, weight)
-    with torch.autocast(device, dtype=autocast_dtype, enabled=False):
-        if not (input_dtype.itemsize == 2 and weight_dtype == torch.float32):  # our extension
-            assert dtype_or_error(prelu, input, weight) == dtype_or_error(F.prelu, input, weight)
 
 
 @pytest.mark.parametrize("input_dtype", (torch.float32, torch.float16, torch.bfloat16), ids=str)
@@ -41,13 +27,13 @@ def test_a_float32_slope_is_used_as_it_is(input_dtype, autocast_dtype, device):
     assert not torch.equal(output, F.prelu(cast, weight.to(autocast_dtype)))
 
 
-def test_output_has_the_bits_of_stock_where_the_slope_is_representable(autocast_dtype, device):
+def test_output_has_pytorchs_bits_where_the_slope_is_representable(autocast_dtype, device):
     input = random_values((4, 3, 50), torch.float32, device)
     weight = torch.tensor([0.25, -0.5, 1.5], device=device)
     with torch.autocast(device, dtype=autocast_dtype):
-        output, stock = prelu(input, weight), F.prelu(input, weight)
+        output, pytorchs = prelu(input, weight), F.prelu(input, weight)
     assert_both_branches(input, output)
-    assert_same_bits(output, stock)
+    assert_same_bits(output, pytorchs)
 
 
 def test_a_weight_of_the_other_16_bit_type_is_cast(autocast_dtype, device):
@@ -58,16 +44,6 @@ def test_a_weight_of_the_other_16_bit_type_is_cast(autocast_dtype, device):
     )
     with torch.autocast(device, dtype=autocast_dtype):
         assert_same_bits(prelu(input, weight), F.prelu(input, weight))
-
-
-def test_float64_is_left_alone(autocast_dtype, device):
-    input, weight = (
-        random_values((4, 3, 50), torch.float64, device),
-        finite_slopes((3,), torch.float64, device),
-    )
-    with torch.autocast(device, dtype=autocast_dtype):
-        assert_same_bits(prelu(input, weight), F.prelu(input, weight))
-        assert prelu(input, weight).dtype == torch.float64
 
 
 def test_the_weight_gradient_never_passes_through_16_bits(autocast_dtype, device):
@@ -116,8 +92,8 @@ def test_backward_inside_the_region_changes_nothing(autocast_dtype, device):
         assert_same_bits(inside, outside)
 
 
-def test_the_weight_gradient_does_not_overflow_where_stocks_does(device):
-    """-200,000 is beyond float16, in which stock holds the gradient before it is cast back."""
+def test_the_weight_gradient_does_not_overflow_where_pytorchs_does(device):
+    """-200,000 is beyond float16, in which PyTorch holds the gradient before it is cast back."""
     input = torch.full((4, 3, 50000), -1.0, device=device)
 
     def gradient(operator):
@@ -144,15 +120,15 @@ def test_a_layer_in_a_network_trains_under_autocast(weight_dtype, device):
         with torch.autocast(device, dtype=torch.bfloat16):
             hidden = linear(random_values((8, 6), torch.float32, device))
             output = prelu(hidden, weight)
-            stock = F.prelu(hidden, weight)
+            pytorchs = F.prelu(hidden, weight)
         assert hidden.dtype == output.dtype == torch.bfloat16
-        assert_same_bits(output, stock)
+        assert_same_bits(output, pytorchs)
         output.float().square().sum().backward()
     assert weight.grad.dtype == weight_dtype and weight.grad.norm() > 0
     assert linear.weight.grad.norm() > 0
 
 
-def test_errors_under_autocast_are_stocks(device):
+def test_errors_under_autocast_are_pytorchs(device):
     input = torch.ones(2, 3, device=device)
     for weight in (
         torch.ones(4, device=device),

@@ -39,7 +39,7 @@ def _region(device, target):
 
 
 @pytest.mark.parametrize("regions", REGIONS.values(), ids=REGIONS)
-def test_nested_and_disabled_regions_are_stocks(regions, dtype, device):
+def test_nested_and_disabled_regions_are_pytorchs(regions, dtype, device):
     """Inside all of them, and after each that is left."""
     input = random_values((2, 3, 4), dtype, device)
     weight = finite_slopes((3,), dtype, device)
@@ -70,7 +70,7 @@ def test_autocast_of_another_device_does_nothing():
 
 @pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("input_dtype", DTYPES, ids=str)
-def test_cuda_regions_have_stocks_dtypes(input_dtype, weight_dtype, autocast_dtype):
+def test_cuda_regions_have_pytorchs_dtypes(input_dtype, weight_dtype, autocast_dtype):
     """On fake CUDA tensors, which need no GPU: the kernel of CUDA's autocast key is the real one."""
     with FakeTensorMode():
         input = torch.ones(2, 3, dtype=input_dtype, device="cuda")
@@ -121,37 +121,7 @@ def test_a_leaf_that_is_used_again_is_cast_once(autocast_dtype, device):
     assert len([name for name in seen.names if "_to_copy" in name]) == 2
 
 
-@pytest.mark.parametrize("cast_inputs", (None, torch.float32), ids=("as_around", "float32"))
-def test_inside_a_custom_function(cast_inputs, device):
-    """torch.amp.custom_fwd keeps the region's state, or casts to a dtype and leaves the region."""
-
-    class Twice(torch.autograd.Function):
-        @staticmethod
-        @torch.amp.custom_fwd(device_type=device, cast_inputs=cast_inputs)
-        def forward(ctx, input, weight):
-            ctx.save_for_backward(input, weight)
-            return 2 * prelu(input, weight)
-
-        @staticmethod
-        @torch.amp.custom_bwd(device_type=device)
-        def backward(ctx, grad_output):
-            input, weight = (t.detach().requires_grad_() for t in ctx.saved_tensors)
-            with torch.enable_grad():
-                output = prelu(input, weight)
-            return torch.autograd.grad(output, (input, weight), 2 * grad_output)
-
-    input = integer_values((4, 3, 5), torch.float32, device).requires_grad_()
-    weight = torch.tensor([0.25, -0.5, 1.5], device=device).requires_grad_()
-    with torch.autocast(device, dtype=torch.bfloat16):
-        output = Twice.apply(input, weight)
-    assert output.dtype == (cast_inputs or torch.bfloat16)
-    output.sum(dtype=torch.float32).backward()
-    plain = prelu_backward(torch.full_like(input, 2.0), input, weight, [True, True])
-    assert_both_branches(input, *plain)
-    assert torch.equal(input.grad, plain[0]) and torch.equal(weight.grad, plain[1])
-
-
-# torch.func inside a region; stock's dtypes are float32 under vmap, whose rule for prelu comes first.
+# torch.func inside a region; PyTorch's dtypes are float32 under vmap, whose rule for prelu comes first.
 TRANSFORMS = {
     "vjp": lambda f: lambda x, w: (vjp(f, x, w)[0], vjp(f, x, w)[1](f(x, w))),
     "jvp": lambda f: lambda x, w: jvp(f, (x, w), (x, w)),
@@ -166,8 +136,8 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
-def test_transforms_inside_a_region_have_stocks_values(transform, autocast_dtype, device):
-    """With slopes that the autocast_dtype dtype can hold: else stock rounds them, and ours does not."""
+def test_transforms_inside_a_region_have_pytorchs_values(transform, autocast_dtype, device):
+    """With slopes that the autocast_dtype dtype can hold: else PyTorch rounds them, and ours does not."""
     input = integer_values((4, 3, 3), torch.float32, device)
     weight = torch.tensor([0.25, -0.5, 1.5], device=device)
     assert_both_branches(input)

@@ -5,7 +5,7 @@ import itertools
 import cases
 import pytest
 import torch
-from batteries import CASES, DTYPES, EMPTY_CASES, SETTINGS, battery, each, first_setting, naming
+from batteries import CASES, DTYPES, EMPTY_CASES, battery, each, first_setting, naming
 from cases import (
     DENSE_LAYOUTS,
     LAYOUTS,
@@ -20,8 +20,9 @@ from cases import (
     single_value,
     step_2,
 )
-from operators import Role
+from operator_rows import Role
 from reference import assert_both_branches, assert_same_bits
+from test_battery_autograd import present
 
 pytestmark = pytest.mark.contract
 
@@ -38,12 +39,11 @@ SHAPES = (
 
 
 def _shapes(operator, shapes=SHAPES):
-    """Vectors for those that take some."""
-    smallest = min(len(case.shape) for case in operator.cases)
-    return [Case("layouts", *each) for each in shapes if len(each[0]) >= smallest]
+    """Those that it takes."""
+    return list(filter(operator.takes, (Case("layouts", *each) for each in shapes)))
 
 
-def assert_places(operator, arguments, results):
+def assert_places(operator, arguments, setting, results):
     """Data lie like their argument, the rest is contiguous, and shapes and dtypes are right.
 
     (Compared where the operator is called: autograd would hide a wrong shape, it sums gradients to size.)
@@ -51,12 +51,19 @@ def assert_places(operator, arguments, results):
     for result, tensor in zip(operator.results, results, strict=True):
         if tensor is None:
             continue
-        like = arguments[operator.place(result.like)]
+        like = operator.like(result, arguments, setting)
         assert (tensor.shape, tensor.dtype, tensor.device) == (like.shape, like.dtype, like.device)
         if result.role is Role.DATA:
             assert significant_strides(tensor) == significant_strides(torch.empty_like(like))
         else:
-            assert tensor.is_contiguous() and tensor.stride() == (1,) * tensor.dim()
+            assert tensor.stride() == torch.empty(like.shape).stride()
+
+
+def assert_same(results, expected):
+    for one, other in zip(results, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_same_bits(one, other)
 
 
 # ---- Layouts -----------------------------------------------------------------------------------
@@ -73,7 +80,7 @@ def test_every_layout_of_the_input_with_every_layout_of_the_rest(
         with naming(shape=case.shape, slopes=case.slopes, other_layout=name):
             for setting in operator.settings.values():
                 results = operator.check(arguments, setting, exact=operator.exact)
-                assert_places(operator, arguments, results)
+                assert_places(operator, arguments, setting, results)
 
 
 @battery(dtypes=DTYPES, case=CASES)
@@ -82,11 +89,12 @@ def test_results_lie_like_the_input_and_as_pytorchs(operator, dtypes, case, devi
     layouts = dict.fromkeys(operator.data, single_value) | {"input": case.layout}
     arguments = operator.make(case, dtypes, device, layouts=layouts)
     results = operator(*arguments, **first_setting(operator))
-    assert_places(operator, arguments, results)
+    assert_places(operator, arguments, first_setting(operator), results)
     if operator.pytorch is not None and dtypes[0] == dtypes[1] and operator.data == ["input"]:
-        pytorchs = operator.pytorch(*arguments, **first_setting(operator))
-        for one, other in zip(results, pytorchs, strict=True):
-            assert significant_strides(one) == significant_strides(other)
+        pytorchs = operator.as_pytorch(*arguments, **first_setting(operator))
+        for result, one, other in zip(operator.results, results, pytorchs, strict=True):
+            if result.name in operator.same_as_pytorch:
+                assert significant_strides(one) == significant_strides(other)
 
 
 @battery(dtypes=DTYPES)
@@ -95,13 +103,12 @@ def test_storage_may_start_anywhere(operator, dtypes, device):
     for case in _shapes(operator, (((2, 3, 5, 29), (3,)), ((7, 37), (37,)), ((131,), (1,)))):
         plain = operator.make(case, dtypes, device, dyadic=True)
         expected = operator.check(plain, first_setting(operator), exact=operator.exact)
-        assert_both_branches(plain[operator.place("input")], *expected)
+        assert_both_branches(plain[operator.place("input")], *present(expected))
         for start in range(16):
             starts = [start if index % 2 else 15 - start for index in range(len(plain))]
             moved = [offset(tensor, place) for tensor, place in zip(plain, starts)]
             with naming(shape=case.shape, starts=starts):
-                for one, other in zip(operator(*moved, **first_setting(operator)), expected):
-                    assert_same_bits(one, other)
+                assert_same(operator(*moved, **first_setting(operator)), expected)
 
 
 @battery(dtypes=DTYPES, layout=each((step_2, expanded, offset)))
@@ -110,10 +117,9 @@ def test_parameters_may_have_any_strides(operator, dtypes, layout, device):
     layouts = dict.fromkeys(operator.parameters, layout)
     arguments = operator.make(case, dtypes, device, layouts=layouts, dyadic=True)
     results = operator.check(arguments, first_setting(operator), exact=operator.exact)
-    assert_places(operator, arguments, results)
+    assert_places(operator, arguments, first_setting(operator), results)
     whole = [tensor.clone(memory_format=torch.contiguous_format) for tensor in arguments]
-    for one, other in zip(results, operator(*whole, **first_setting(operator)), strict=True):
-        assert_same_bits(one, other)
+    assert_same(results, operator(*whole, **first_setting(operator)))
 
 
 @battery(dtypes=DTYPES)
@@ -123,9 +129,9 @@ def test_negated_views_are_read_as_negated(operator, dtypes, device):
     views = [torch._neg_view(-tensor) for tensor in arguments]
     assert all(view.is_neg() for view in views)
     expected = operator(*arguments, **first_setting(operator))
-    assert_both_branches(arguments[operator.place("input")], *expected)
-    for one, other in zip(operator(*views, **first_setting(operator)), expected, strict=True):
-        assert_same_bits(one.resolve_neg(), other)
+    assert_both_branches(arguments[operator.place("input")], *present(expected))
+    results = present(operator(*views, **first_setting(operator)))
+    assert_same([result.resolve_neg() for result in results], present(expected))
 
 
 # ---- Empty tensors, and settings ---------------------------------------------------------------
@@ -139,9 +145,9 @@ def test_an_empty_input_gives_empty_results_and_sums_of_zero(operator, dtypes, c
         arguments[operator.place(name)].fill_(torch.nan)
     for setting in operator.settings.values():
         results = operator(*arguments, **setting)
-        assert_places(operator, arguments, results)
+        assert_places(operator, arguments, setting, results)
         for result, tensor in zip(operator.results, results):
-            if tensor is not None and result.role is not Role.DATA:
+            if tensor is not None and result.role is not Role.DATA and not result.statistic:
                 assert_same_bits(tensor, torch.zeros_like(tensor))
 
 
@@ -154,7 +160,7 @@ def test_a_setting_selects_results_and_changes_no_bit(operator, dtypes, layout, 
             Case("mask", (4, 6, 5, 7), slopes), dtypes, device, layouts=layouts
         )
         whole = operator(*arguments, **first_setting(operator))
-        assert_both_branches(arguments[operator.place("input")], *whole)
+        assert_both_branches(arguments[operator.place("input")], *present(whole))
         for setting in operator.settings.values():
             if operator.masked(setting):
                 results = operator(*arguments, **setting)
@@ -184,16 +190,15 @@ def _images(operator, dtypes, layouts, slopes=(16,)):
     return arguments, arguments[operator.place("input")].nbytes
 
 
-def copies_nothing(operator):
-    return operator.copies_nothing
+def without_copies(operator):
+    return {k: v for k, v in operator.settings.items() if operator.copies_nothing(v)}
 
 
 @battery(
-    copies_nothing,
     dtypes=DTYPES,
     layout=each(DENSE_LAYOUTS),
     slopes=each({"per_channel": (16,), "shared": (1,)}),
-    setting=SETTINGS,
+    setting=without_copies,
 )
 def test_dense_layouts_are_not_copied_and_what_is_left_out_costs_nothing(
     operator, dtypes, layout, slopes, setting
@@ -210,7 +215,7 @@ def test_dense_layouts_are_not_copied_and_what_is_left_out_costs_nothing(
     assert copied and taken >= size, "this test would not see a copy"
 
 
-@battery(copies_nothing, dtypes=DTYPES, layout=each((contiguous, channels_last)))
+@battery(without_copies, dtypes=DTYPES, layout=each((contiguous, channels_last)))
 def test_other_data_in_another_layout_cost_at_most_a_copy_of_themselves(operator, dtypes, layout):
     layouts = dict.fromkeys(operator.data, single_value) | {"input": layout}
     arguments, size = _images(operator, dtypes, layouts)

@@ -5,7 +5,7 @@ import torch
 from batteries import CASES, DTYPES, SETTINGS, battery, first_setting
 from cases import Case
 from reference import assert_same_bits
-from test_battery_autograd import leaves_of, present, subsets, wanted
+from test_battery_autograd import leaves_of, subsets, wanted
 from torch.autograd import graph
 
 pytestmark = pytest.mark.contract
@@ -13,13 +13,14 @@ pytestmark = pytest.mark.contract
 
 def _gradients(results, leaves):
     outputs = [result for result in results if result is not None and result.requires_grad]
-    return torch.autograd.grad(sum(output.sum() for output in outputs), wanted(leaves))
+    loss = sum(output.sum() for output in outputs)
+    return torch.autograd.grad(loss, wanted(leaves), materialize_grads=True)
 
 
 def _run(operator, arguments, setting):
     """Results, and the gradients of their sum."""
     leaves = leaves_of(operator, arguments)
-    results = present(operator(*leaves, **setting))
+    results = operator.derivable(operator(*leaves, **setting))
     return [r.detach() for r in results] + list(_gradients(results, leaves) if results else ())
 
 
@@ -82,10 +83,13 @@ def test_exactly_what_is_promised_is_saved(operator, dtypes, case, device):
     with graph.saved_tensors_hooks(pack, unpack):
         results = operator(*leaves, **first_setting(operator))
     kept = [leaves[operator.place(name)] for name in operator.saved]
-    assert [_place(tensor) for tensor in packed] == [_place(tensor) for tensor in kept]
-    assert all(tensor.requires_grad for tensor in packed) and unpacked == []
+    of_arguments, own = packed[: len(kept)], packed[len(kept) :]
+    assert [_place(tensor) for tensor in of_arguments] == [_place(tensor) for tensor in kept]
+    assert all(tensor.requires_grad for tensor in of_arguments) and unpacked == []
+    assert len(own) == operator.saved_statistics and all(tensor.dim() < 3 for tensor in own)
+    assert not {tensor.data_ptr() for tensor in own} & {leaf.data_ptr() for leaf in leaves}
     gradients = _gradients(results, leaves)
-    assert sorted(unpacked) == list(range(len(kept))) and len(packed) == len(kept)
+    assert sorted(unpacked) == list(range(len(packed)))
     _assert_same(gradients, _gradients(operator(*leaves, **first_setting(operator)), leaves))
 
 
@@ -126,9 +130,9 @@ def test_changes_in_place_are_detected(operator, needed, device):
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 _gradients(results, leaves)
     leaves = leaves_of(operator, arguments, needed)
-    results = present(operator(*leaves, **first_setting(operator)))
+    results = operator.derivable(operator(*leaves, **first_setting(operator)))
     expected = _gradients(results, leaves)
-    results = [r.mul_(2) for r in present(operator(*leaves, **first_setting(operator)))]
+    results = [r.mul_(2) for r in operator.derivable(operator(*leaves, **first_setting(operator)))]
     _assert_same(_gradients(results, leaves), [2 * gradient for gradient in expected])
 
 
@@ -139,7 +143,7 @@ def test_mutation_of_saved_tensors_may_be_allowed(operator, device):
     leaves = leaves_of(operator, arguments)
     with graph.allow_mutation_on_saved_tensors():
         given = [leaf.clone() for leaf in leaves]
-        results = present(operator(*given, **first_setting(operator)))
+        results = operator.derivable(operator(*given, **first_setting(operator)))
         for name in operator.saved:
             given[operator.place(name)].mul_(-1)
         gradients = _gradients(results, leaves)
@@ -150,20 +154,24 @@ def test_mutation_of_saved_tensors_may_be_allowed(operator, device):
 def test_no_grad_and_inference_mode(operator, dtypes, device):
     arguments = operator.make(Case("modes", (3, 4, 5), (4,)), dtypes, device)
     setting = first_setting(operator)
-    expected = present(operator(*arguments, **setting))
+    expected = operator.derivable(operator(*arguments, **setting))
     leaves = leaves_of(operator, arguments)
     with torch.no_grad():
-        results = present(operator(*leaves, **setting))
+        results = operator.derivable(operator(*leaves, **setting))
         assert all(result.grad_fn is None for result in results)
         _assert_same(results, expected)
         with torch.enable_grad():
-            assert all(r.grad_fn is not None for r in present(operator(*leaves, **setting)))
+            assert all(
+                r.grad_fn is not None for r in operator.derivable(operator(*leaves, **setting))
+            )
     with torch.inference_mode():
-        results = present(operator(*leaves, **setting))
+        results = operator.derivable(operator(*leaves, **setting))
         assert all(result.is_inference() and not result.requires_grad for result in results)
         _assert_same([result.clone() for result in results], expected)
         kept = [leaf.clone() for leaf in leaves]
-    results = present(operator(*kept, **setting))  # on inference tensors: nothing to differentiate
+    results = operator.derivable(
+        operator(*kept, **setting)
+    )  # on inference tensors: nothing to differentiate
     assert not any(result.requires_grad or result.is_inference() for result in results)
     _assert_same(results, expected)
     for name in operator.saved or ():
@@ -179,7 +187,7 @@ def test_a_graph_may_be_used_twice_if_it_is_retained(operator, device):
     arguments = operator.make(Case("twice", (3, 4, 5), (4,)), operator.dtypes[0], device)
     for create_graph in (False, True):
         leaves = leaves_of(operator, arguments)
-        values = present(operator(*leaves, **first_setting(operator)))
+        values = operator.derivable(operator(*leaves, **first_setting(operator)))
         if create_graph:
             loss = sum(value.sum() for value in values)
             values = torch.autograd.grad(loss, wanted(leaves), create_graph=True)

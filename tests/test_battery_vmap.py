@@ -7,9 +7,9 @@ import pytest
 import torch
 from batteries import DTYPES, battery, each, first_setting, naming
 from cases import Case
-from operators import Role
+from operator_rows import Role
 from reference import assert_both_branches, assert_same_bits
-from test_battery_autograd import leaves_of, present, wanted
+from test_battery_autograd import leaves_of, wanted
 from torch.func import vmap
 from transforms import no_vmap_fallback
 
@@ -53,8 +53,7 @@ VMAPS = {
 
 
 def _vmaps(operator):
-    smallest = min(len(case.shape) for case in operator.cases)
-    return {name: how for name, how in VMAPS.items() if len(how[0]) >= smallest}
+    return {name: how for name, how in VMAPS.items() if operator.takes(Case("vmap", *how[:2]))}
 
 
 def _samples(operator, shape, slopes, dtypes, device, dyadic, count):
@@ -63,7 +62,7 @@ def _samples(operator, shape, slopes, dtypes, device, dyadic, count):
     for i, arguments in enumerate(every[1:], 1):  # other parameters for each sample, too
         for argument, tensor in zip(operator.arguments, arguments, strict=True):
             if argument.role is not Role.DATA:
-                tensor.mul_((-1.0 if argument.signed else 1.0) ** i * 2.0 ** (i % 2))
+                tensor.mul_((-1.0) ** i * 2.0 ** (i % 2) if argument.signed else 4.0 ** (i % 2))
         if not shape and i % 2:  # a scalar cannot hold both signs
             arguments[operator.place("input")].neg_()
     return every
@@ -86,17 +85,20 @@ def _batched(samples, in_dims):
 
 def _function(operator, call=None):
     setting = first_setting(operator)
-    return lambda *tensors: tuple(present((call or operator)(*tensors, **setting)))
+    return lambda *tensors: tuple(operator.derivable((call or operator)(*tensors, **setting)))
 
 
 def _assert_equal(operator, mapped, looped, dyadic):
     """Sums of samples may be added in another order: they are compared where they are exact."""
-    for result, one, others in zip(operator.results, mapped, zip(*looped), strict=True):
-        if result.role is Role.DATA and operator.exact:
+    results = [result for result in operator.results if not result.statistic]
+    for result, one, others in zip(results, mapped, zip(*looped), strict=True):
+        assert one.dtype == others[0].dtype
+        if result.role is Role.DATA and operator.graph_keeps_bits:
             assert_same_bits(one, torch.stack(others))
-        elif dyadic or not operator.exact:
-            assert one.dtype == others[0].dtype
+        elif dyadic:
             operator.assert_derivatives([one], [torch.stack(others)])
+        elif not operator.graph_keeps_bits:
+            operator.assert_near([one], [torch.stack(others)])
 
 
 @battery(dtypes=DTYPES, how=_vmaps, dyadic=each({"random": False, "exact": True}))
@@ -111,10 +113,10 @@ def test_vmap_equals_a_loop_and_pytorchs(operator, dtypes, how, dyadic, device):
     if whole[operator.place("input")].numel() >= 16:
         assert_both_branches(whole[operator.place("input")], *mapped)
     _assert_equal(operator, mapped, [_function(operator)(*each) for each in loop], dyadic)
-    if operator.pytorch and dtypes[0] == dtypes[1] and operator.data == ["input"]:
+    if operator.same_as_pytorch and dtypes[0] == dtypes[1] and operator.data == ["input"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's, about a resized output
-            pytorchs = vmap(_function(operator, operator.pytorch), in_dims=in_dims)(*whole)
+            pytorchs = vmap(_function(operator, operator.as_pytorch), in_dims=in_dims)(*whole)
         for one, other in zip(mapped, pytorchs, strict=True):
             assert_same_bits(one, other)
 
@@ -127,7 +129,7 @@ def test_nested_vmaps_equal_two_loops(operator, inner, device):
     inner_dims = _in_dims(operator, *dims[inner])
     for outer in ((0, None), (None, 0), (0, 0), (1, 1)):
         outer_dims = _in_dims(operator, *outer)
-        pairs = [_samples(operator, (4, 3), (3,), double, device, True, 4)[i::2] for i in (0, 1)]
+        pairs = [_samples(operator, (4, 3, 2), (3,), double, device, True, 4)[i::2] for i in (0, 1)]
         inners = [_batched(pair, inner_dims)[0] for pair in pairs]
         whole, outer_loop = _batched(inners, outer_dims)
         mapped = vmap(vmap(_function(operator), in_dims=inner_dims), in_dims=outer_dims)(*whole)
@@ -148,7 +150,7 @@ def test_options_of_vmap_change_nothing(operator, device):
     """Chunks, a dimension for the results, a mode for random numbers, of which there are none."""
     in_dims = _in_dims(operator, 0, None)
     double = (torch.float64, torch.float64)
-    samples = _samples(operator, (4, 3), (3,), double, device, True, 5)
+    samples = _samples(operator, (4, 3, 2), (3,), double, device, True, 5)
     whole, _ = _batched(samples, in_dims)
     expected = vmap(_function(operator), in_dims=in_dims)(*whole)
     options = [{"chunk_size": size} for size in (1, 2, 5, 7)]
@@ -167,7 +169,7 @@ def test_gradients_flow_through_vmap(operator, device):
         in_dims = _in_dims(operator, *dims)
         if set(in_dims) == {None}:
             continue
-        samples = _samples(operator, (4, 3), (3,), double, device, True, 3)
+        samples = _samples(operator, (4, 3, 2), (3,), double, device, True, 3)
         whole, _ = _batched(samples, in_dims)
 
         def gradients(call, whole=whole, in_dims=in_dims):
@@ -178,4 +180,4 @@ def test_gradients_flow_through_vmap(operator, device):
 
         actual = gradients(None)
         assert all(gradient.any() for gradient in actual)
-        operator.assert_derivatives(actual, gradients(operator.plain))
+        operator.assert_derivatives(actual, gradients(operator.define))

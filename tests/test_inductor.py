@@ -136,6 +136,7 @@ def test_symbolic_sizes_count_as_large(device):
 
 def test_taken_apart_a_model_has_the_nodes_of_stock(device):
     """Then it cannot be slower. (Views cost nothing, and a few are placed otherwise.)"""
+    torch_ext.inductor.set_compile("decompose")
 
     def nodes(layer):
         module = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), layer).to(device)
@@ -217,7 +218,7 @@ def test_the_number_of_threads_is_not_for_it_would_be_part_of_every_graphs_key(t
 def test_a_pass_that_was_there_before_still_runs():
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
-    from torch_ext._inductor_pass import with_prelu_pass
+    from torch_ext._inductor_pass import PreluPass, with_pass
 
     class Theirs(CustomGraphPass):
         ran = 0
@@ -228,14 +229,14 @@ def test_a_pass_that_was_there_before_still_runs():
         def uuid(self):
             return "theirs"
 
-    both = with_prelu_pass(Theirs())
+    both = with_pass(PreluPass, Theirs())
     for again in (both, [both, Theirs()], (Theirs(), both)):
-        assert with_prelu_pass(again) is again  # nothing is done twice, nothing lost
+        assert with_pass(PreluPass, again) is again  # nothing is done twice, nothing lost
     with torch._inductor.config.patch(joint_custom_pre_pass=both):
         assert _infer(torch_ext.PReLU(), torch.ones(5)) == (0, 0)
     assert Theirs.ran == 1
-    assert both.uuid() not in (None, with_prelu_pass(None).uuid())
-    assert with_prelu_pass(lambda graph: None).uuid() is None  # as Inductor: do not cache
+    assert both.uuid() not in (None, with_pass(PreluPass, None).uuid())
+    assert with_pass(PreluPass, lambda graph: None).uuid() is None  # as Inductor: do not cache
 
 
 FRESH = """

@@ -1,147 +1,27 @@
-"""Norm + PReLU in numbers: outputs, gradients and running statistics."""
+"""What is peculiar to norm + PReLU in numbers: data far from zero, sides near the kink, running statistics."""
 
 import pytest
 import torch
-from cases import DTYPE_PAIRS, expanded, expanded_batch, significant_strides, single_value, step_2
-from conftest import _pair_name
-from norm_cases import BATCH, CASES, FUNCTIONS, INSTANCE, PARAMETRIZED, NormCase, problem_of
-from norm_reference import Oracle
+from cases import CASE_BY_NAME, Case
+from norm_cases import IMAGE, both_modes, both_norms, problem_of
+from operators import OPERATORS
 from reference import assert_same_bits
 
 import torch_ext
 
 pytestmark = pytest.mark.contract
 
-ids = [f"{norm}-{case.name}" for norm, case in PARAMETRIZED]
-both_modes = pytest.mark.parametrize("training", (True, False), ids=("training", "eval"))
-all_cases = pytest.mark.parametrize(("norm", "case"), PARAMETRIZED, ids=ids)
-both_norms = pytest.mark.parametrize("norm", FUNCTIONS)
-IMAGE = CASES[0]
+INTERNAL = [row for row in OPERATORS if row.name.startswith("norm_prelu")]
 
 
-@pytest.fixture(params=DTYPE_PAIRS, ids=_pair_name)
-def dtypes(request):
-    return request.param
-
-
-def oracle_of(problem):
-    given = None if problem.training else (problem.running_mean, problem.running_var)
-    return Oracle(
-        problem.input,
-        problem.slope,
-        problem.weight,
-        problem.bias,
-        problem.grad_output,
-        problem.eps,
-        problem.norm == INSTANCE and problem.training,
-        given,
-    )
-
-
-def gradients(problem, output, grad_output=None):
-    """In the order of the oracle's checks; None where there is no such parameter."""
-    found = iter(
-        torch.autograd.grad(
-            output,
-            problem.differentiable,
-            problem.grad_output if grad_output is None else grad_output,
-        )
-    )
-    tensors = (problem.input, problem.slope, problem.weight, problem.bias)
-    return [None if tensor is None else next(found) for tensor in tensors]
-
-
-# ---- Values ------------------------------------------------------------------------------------
-
-
-@both_modes
-@all_cases
-def test_outputs_and_gradients(norm, case, training, dtypes):
-    problem = problem_of(case, norm, training, *dtypes)
-    oracle = oracle_of(problem)
-    assert 0.2 < oracle.positive.mean() < 0.8
-    leaves = problem.with_leaves()
-    output = leaves.run()
-    oracle.check_output(output)
-    assert output.dtype == problem.input.dtype
-    assert significant_strides(output) == significant_strides(torch.empty_like(problem.input))
-    grad_input, grad_slope, grad_weight, grad_bias = gradients(leaves, output)
-    oracle.check_grad_input(grad_input)
-    assert significant_strides(grad_input) == significant_strides(output)
-    oracle.check_sum(grad_slope, oracle.grad_slope)
-    assert grad_slope.dtype == problem.slope.dtype and grad_slope.shape == problem.slope.shape
-    if case.affine:
-        oracle.check_sum(grad_weight, oracle.grad_weight)
-        oracle.check_sum(grad_bias, oracle.grad_bias)
-        assert grad_weight.dtype == grad_bias.dtype == problem.weight.dtype
-
-
-@both_modes
-@both_norms
-@pytest.mark.parametrize("mean", (0.0, 30.0, 1000.0))
-def test_data_far_from_zero(norm, training, mean):
-    problem = problem_of(IMAGE, norm, training, torch.float32, mean=mean)
-    oracle = oracle_of(problem)
-    leaves = problem.with_leaves()
-    output = leaves.run()
-    oracle.check_output(output)
-    oracle.check_sum(gradients(leaves, output)[2], oracle.grad_weight)
-
-
-@both_modes
-@both_norms
-@pytest.mark.parametrize("layout", (step_2, expanded, expanded_batch, single_value))
-def test_a_gradient_with_any_strides(norm, training, layout):
-    problem = problem_of(IMAGE, norm, training, torch.float32).with_leaves()
-    grad_output = layout(problem.grad_output)
-    output = problem.run()
-    for actual, expected in zip(
-        torch.autograd.grad(output, problem.differentiable, grad_output, retain_graph=True),
-        torch.autograd.grad(output, problem.differentiable, grad_output.contiguous()),
-        strict=True,
-    ):
-        assert_same_bits(actual, expected)
-
-
-@both_modes
-@both_norms
-def test_against_pytorch_in_double(norm, training):
-    problem = problem_of(IMAGE, norm, training, torch.float64)
-    ours, theirs = problem.with_leaves(), problem.with_leaves()
-    outputs = ours.run(), theirs.pytorch()
-    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
-    for pair in zip(gradients(ours, outputs[0]), gradients(theirs, outputs[1]), strict=True):
-        torch.testing.assert_close(*pair, rtol=1e-11, atol=1e-11)
-
-
-# ---- What is not wanted ------------------------------------------------------------------------
-
-
-@both_modes
-@both_norms
-def test_gradients_that_nobody_asks_for(norm, training, dtype):
-    """Each alone has the bits that it has beside the others."""
-    problem = problem_of(IMAGE, norm, training, dtype).with_leaves()
-    together = gradients(problem, problem.run())
-    tensors = problem.differentiable
-    for i, tensor in enumerate(tensors):
-        for other in tensors:
-            other.requires_grad_(other is tensor)
-        (alone,) = torch.autograd.grad(problem.run(), [tensor], problem.grad_output)
-        assert_same_bits(alone, together[i])
-        assert alone.abs().max() > 0
-
-
-@both_modes
-def test_the_mask_leaves_gradients_undefined(training):
-    p = problem_of(IMAGE, BATCH, training, torch.float32)
-    mean, var = p.running_mean, p.running_var
-    for i in range(16):
-        mask = [bool(i >> bit & 1) for bit in range(4)]
-        results = torch.ops.torch_ext._norm_prelu_backward(
-            p.grad_output, p.input, p.slope, p.weight, p.bias, mean, var, p.eps, training, mask
-        )
-        assert [result is not None for result in results] == mask
+@pytest.mark.parametrize("mean", (30.0, 1000.0))
+@pytest.mark.parametrize("row", INTERNAL, ids=lambda row: row.name)
+def test_data_far_from_zero(row, mean):
+    arguments = row.make(CASE_BY_NAME["image"], (torch.float32, torch.float32))
+    for name in {"input", "mean"} & set(row.names):
+        arguments[row.place(name)] += mean
+    for setting in row.settings.values():
+        row.check(arguments, setting)
 
 
 # ---- One side in forward and backward ----------------------------------------------------------
@@ -188,50 +68,35 @@ def test_an_element_is_on_the_same_side_in_forward_and_backward(dtype, training,
 # ---- Running statistics ------------------------------------------------------------------------
 
 
-@all_cases
-@pytest.mark.parametrize("momentum", (0.1, 1.0, 0.0))
-def test_running_statistics_are_pytorchs(norm, case, momentum):
-    ours = problem_of(case, norm, True, torch.float64)
+def buffers_of(problem):
+    return problem.running_mean, problem.running_var
+
+
+@both_norms
+@pytest.mark.parametrize("momentum", (1.0, 0.0))
+def test_running_statistics_after_some_steps_are_pytorchs(norm, momentum):
+    """In place, and without a new version, as PyTorch's: a norm that saved them would refuse its backward."""
+    ours = problem_of(IMAGE, norm, True, torch.float64)
     ours.momentum = momentum
-    theirs = ours.with_leaves()
-    ours = ours.with_leaves()
-    before = ours.running_mean.clone(), ours.running_var.clone()
+    theirs, before = ours.with_leaves(), ours.with_buffers()
     for _ in range(3):
         ours.run()
         theirs.pytorch()
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=1e-12, atol=1e-12)
-    assert torch.equal(ours.running_mean, before[0]) == (momentum == 0)
-    assert torch.equal(ours.running_var, before[1]) == (momentum == 0)
+    for one, other, old in zip(*map(buffers_of, (ours, theirs, before)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        assert torch.equal(one, old) == (momentum == 0)
+        assert one._version == 0
 
 
 @both_norms
-def test_running_statistics_beside_16_bit_data(norm):
-    for dtypes in ((torch.bfloat16, torch.float32), (torch.float16, torch.float16)):
-        ours = problem_of(IMAGE, norm, True, *dtypes).with_leaves()
-        wide = problem_of(IMAGE, norm, True, torch.float64).with_leaves()
-        wide.input = ours.input.double()
-        wide.running_mean, wide.running_var = ours.running_mean.double(), ours.running_var.double()
-        ours.run()
-        wide.pytorch()
-        eps = torch.finfo(dtypes[1]).eps
-        for actual, expected in (
-            (ours.running_mean, wide.running_mean),
-            (ours.running_var, wide.running_var),
-        ):
-            assert actual.dtype == dtypes[1]
-            torch.testing.assert_close(actual.double(), expected, rtol=2 * eps, atol=2 * eps)
-
-
-@both_norms
-def test_in_eval_mode_buffers_stay(norm):
-    problem = problem_of(IMAGE, norm, False, torch.float32).with_leaves()
-    before = problem.running_mean.clone(), problem.running_var.clone()
-    versions = problem.running_mean._version, problem.running_var._version
+@pytest.mark.parametrize("case", (IMAGE, Case("empty", (0, 3, 4, 5), (3,))), ids=lambda c: c.name)
+def test_in_eval_mode_and_for_nothing_buffers_stay(norm, case):
+    problem = problem_of(case, norm, case is not IMAGE, torch.float32).with_leaves()
+    before = [buffer.clone() for buffer in buffers_of(problem)]
     problem.run().sum().backward()
-    assert_same_bits(problem.running_mean, before[0])
-    assert_same_bits(problem.running_var, before[1])
-    assert (problem.running_mean._version, problem.running_var._version) == versions
+    for one, other in zip(buffers_of(problem), before, strict=True):
+        assert_same_bits(one, other)
+        assert one._version == 0
 
 
 @both_norms
@@ -240,22 +105,3 @@ def test_without_running_statistics(norm):
     output = with_buffers.run()
     with_buffers.running_mean = with_buffers.running_var = None
     assert_same_bits(with_buffers.run(), output)
-
-
-# ---- Empty -------------------------------------------------------------------------------------
-
-
-@both_modes
-@both_norms
-@pytest.mark.parametrize("shape", ((0, 3, 4, 5), (2, 3, 0, 5), (2, 0, 4)))
-def test_empty_inputs(norm, training, shape):
-    problem = problem_of(NormCase("empty", shape, (shape[1],)), norm, training, torch.float32)
-    problem = problem.with_leaves()
-    before = problem.running_mean.clone()
-    output = problem.run()
-    assert output.shape == shape
-    for tensor, gradient in zip(
-        problem.differentiable, torch.autograd.grad(output.sum(), problem.differentiable)
-    ):
-        assert gradient.shape == tensor.shape and (gradient == 0).all()
-    assert torch.equal(problem.running_mean, before)

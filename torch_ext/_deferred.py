@@ -173,7 +173,7 @@ _SHAPE: dict[Any, Callable[..., Any]] = {
     Tensor.size: lambda shape, dim=None: shape if dim is None else shape[dim],
     Tensor.numel: lambda shape: shape.numel(),
 }
-_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 
 class Deferred(Tensor):
@@ -194,7 +194,7 @@ class Deferred(Tensor):
         if type(first) is Deferred:
             if func in _SHAPE:
                 return _SHAPE[func](first._call.input.shape, *args[1:], **kwargs)
-            if func in _DROPOUTS and _does_nothing(*args, **kwargs):
+            if func in DROPOUTS and does_nothing(*args, **kwargs):
                 return first
         return func(*_settled(args), **_settled(kwargs))
 
@@ -218,7 +218,7 @@ def deferred(call: Call) -> Deferred:
 _make: Any = Tensor._make_wrapper_subclass
 
 
-def _does_nothing(
+def does_nothing(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> bool:
     """Whether a dropout returns its input, as PyTorch's does: the same tensor."""

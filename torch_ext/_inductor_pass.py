@@ -1,7 +1,8 @@
-"""The pass over Inductor's graphs that :mod:`torch_ext.inductor` describes.
+"""The passes over Inductor's graphs that :mod:`torch_ext.inductor` describes.
 
-It runs on the joint graph of forward and backward, before the partitioner divides it, which then
-sees what can be recomputed; and on graphs for inference.
+That for norms runs before there is a backward (`_inductor_norms.py`). That for PReLU runs on the joint
+graph of forward and backward, before the partitioner divides it, which then sees what can be recomputed;
+and on graphs for inference.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils.checkpoint import CheckpointPolicy
 
-from torch_ext import inductor
+from torch_ext import _inductor_norms, inductor
 
 aten = torch.ops.aten
 GraphPass = Callable[[Graph], None]
@@ -23,23 +24,17 @@ GraphPass = Callable[[Graph], None]
 OF_THE_NODE = ("val", "tensor_meta", "eager_input_vals", "arg_kwarg_vals", "original_aten")
 
 
-class PreluPass(CustomGraphPass):
-    """Decomposes operators according to the policy, and then runs the passes that were set
-    before."""
+class Pass(CustomGraphPass):
+    """Changes a graph according to the policy, and then runs the passes that were set before."""
 
-    def __init__(self, others: Sequence[GraphPass]) -> None:
+    def __init__(self, others: Sequence[GraphPass] = ()) -> None:
         self.others = tuple(others)
 
+    def change(self, graph: Graph) -> None:
+        raise NotImplementedError
+
     def __call__(self, graph: Graph) -> None:
-        policy = inductor.compile_policy()
-        prelu = torch.ops.torch_ext.prelu.default
-        prelu_backward = torch.ops.torch_ext.prelu_backward.default
-        if policy != "opaque":
-            for node in graph.find_nodes(op="call_function", target=prelu_backward):
-                if policy == "decompose" or fuses_better(node):
-                    decompose_backward(graph, node)
-            for node in graph.find_nodes(op="call_function", target=prelu):
-                decompose_forward(graph, node)
+        self.change(graph)
         for other in self.others:
             other(graph)
 
@@ -57,16 +52,41 @@ class PreluPass(CustomGraphPass):
         ]
         if None in uuids:
             return None
-        described = repr((inductor.compile_policy(), uuids))
-        return get_hash_for_files((__file__, inductor.__file__), described)
+        described = repr((type(self).__name__, inductor.compile_policy(), uuids))
+        return get_hash_for_files(
+            (__file__, _inductor_norms.__file__, inductor.__file__), described
+        )
+
+
+class NormPass(Pass):
+    """Makes a norm and the PReLU after it one operator, or two."""
+
+    def change(self, graph: Graph) -> None:
+        _inductor_norms.change(graph)
+
+
+class PreluPass(Pass):
+    """Decomposes operators."""
+
+    def change(self, graph: Graph) -> None:
+        policy = inductor.compile_policy()
+        prelu = torch.ops.torch_ext.prelu.default
+        prelu_backward = torch.ops.torch_ext.prelu_backward.default
+        if policy != "opaque":
+            for node in graph.find_nodes(op="call_function", target=prelu_backward):
+                if policy == "decompose" or fuses_better(node):
+                    decompose_backward(graph, node)
+            for node in graph.find_nodes(op="call_function", target=prelu):
+                decompose_forward(graph, node)
 
 
 def register() -> None:
-    """Has Inductor run the pass; for :mod:`torch_ext._rules`."""
-    config.joint_custom_pre_pass = with_prelu_pass(config.joint_custom_pre_pass)
+    """Has Inductor run the passes; for :mod:`torch_ext._rules`."""
+    config.pre_grad_custom_pass = with_pass(NormPass, config.pre_grad_custom_pass)
+    config.joint_custom_pre_pass = with_pass(PreluPass, config.joint_custom_pre_pass)
 
 
-def with_prelu_pass(present: Any) -> Any:
+def with_pass(own: type[Pass], present: Any) -> Any:
     """The value of Inductor's option (nothing, one pass, or since 2.15 several) with our pass
     added."""
     if present is None:
@@ -75,9 +95,9 @@ def with_prelu_pass(present: Any) -> Any:
         others = present
     else:
         others = (present,)
-    if any(isinstance(other, PreluPass) for other in others):
+    if any(isinstance(other, own) for other in others):
         return present  # Inductor was imported a second time
-    return PreluPass(others)
+    return own(others)
 
 
 # ---- Which backwards are decomposed ------------------------------------------------------------

@@ -8,6 +8,11 @@ exceptions, in which the backward is decomposed as well. If the gradient of the 
 into other sums, as in the backward of a normalization, Inductor computes all of it in one loop. And
 for small tensors a call of the operator costs more than the kernel saves.
 
+A batch or instance norm and the PReLU after it, as two modules or as one call of
+``torch_ext.batch_norm_prelu``, is one operator where :func:`norm_as_one` says so, forward and backward:
+it moves less, and finds the data of its second pass in the cache. Elsewhere it is PyTorch's norm, which
+Inductor fuses with its neighbours, and our PReLU.
+
 ``docs/design.md`` has the figures, which ``make bench-compile`` measures. The environment variable
 ``TORCH_EXT_COMPILE`` or :func:`set_compile` chooses another policy. Other compiler backends and
 ``torch.export`` keep the operators whole.
@@ -32,6 +37,32 @@ def small_backward(device: torch.device) -> int:
         return 2**20
     # Beyond the caches the number of passes over memory decides, whatever the number of threads.
     return min(2**18 * torch.get_num_threads(), 2**22)
+
+
+def norm_as_one(input: torch.Tensor, from_input: bool, grad: bool) -> bool:
+    """Whether a norm and the PReLU after it are one operator; for an ``input`` that is in memory anyway.
+
+    Otherwise (an ``input`` that Inductor computes element by element) they are not: Inductor computes it
+    within its loops.
+
+    Args:
+        input: the norm's.
+        from_input: whether the norm's statistics are those of its input, instead of given ones.
+        grad: whether there will be a backward.
+
+    Measured for CPUs, as a layer between convolutions and alone; not yet for GPUs.
+    """
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes long
+
+    if input.device.type != "cpu":
+        return False
+    if not from_input and not grad:
+        return False  # element by element, which Inductor fuses with what is around it
+    return not statically_known_true(input.numel() <= SMALL_NORM)
+
+
+SMALL_NORM = 2**14
+"""Elements up to which two calls from compiled code cost more than they save."""
 
 
 def compile_policy() -> str:

@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.nn import functional as F
+
+from torch_ext.prelu import prelu
 
 __all__ = ["batch_norm_prelu", "instance_norm_prelu"]
 
@@ -32,7 +36,7 @@ def batch_norm_prelu(
     (Ioffe and Szegedy, "Batch Normalization", arXiv:1502.03167, with :func:`torch_ext.prelu`).
     z is never written to memory, nor kept for the backward, which computes it again: forward and
     backward read and write 8 tensors of the input's size where the two functions take 13, and one
-    is kept where they keep two.
+    is kept where they keep two. (``torch.export`` records the two functions.)
 
     Args:
         input: shape :math:`(N, C, *)`, with any strides; float64, float32, float16 or bfloat16.
@@ -61,6 +65,10 @@ def batch_norm_prelu(
         >>> torch_ext.batch_norm_prelu(input, slope, None, None, training=True).shape
         torch.Size([8, 64, 28, 28])
     """
+    if not is_scripting():  # noqa: SIM102  (TorchScript would compile what follows an "and")
+        if torch.compiler.is_exporting():  # a program for others has PyTorch's norm
+            norm = (running_mean, running_var, weight, bias, training, momentum, eps)
+            return prelu(F.batch_norm(input, *norm), slope)
     return _batch_norm_prelu(
         input, slope, running_mean, running_var, weight, bias, training, momentum, eps
     )
@@ -102,6 +110,10 @@ def instance_norm_prelu(
         >>> torch_ext.instance_norm_prelu(torch.randn(2, 32, 48, 48), torch.tensor(0.25)).shape
         torch.Size([2, 32, 48, 48])
     """
+    if not is_scripting():  # noqa: SIM102  (TorchScript would compile what follows an "and")
+        if torch.compiler.is_exporting():  # a program for others has PyTorch's norm
+            norm = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+            return prelu(F.instance_norm(input, *norm), slope)
     return _instance_norm_prelu(
         input, slope, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
     )

@@ -1,4 +1,5 @@
-"""What torch.onnx needs to know of the operator: it becomes the standard PRelu, no custom domain.
+"""What torch.onnx needs to know of the operators: they become the standard PRelu, with BatchNormalization
+or InstanceNormalization in front of it for norm + PReLU, no custom domain.
 
 This is registered with ``torch.onnx.export`` when a program imports it, for the exporter on
 ``torch.export`` and for the older one on TorchScript (``dynamo=False``). If another version of
@@ -82,6 +83,24 @@ def register_symbolic() -> None:
     from torch.onnx import register_custom_op_symbolic  # type: ignore[attr-defined]
 
     register_custom_op_symbolic("torch_ext::prelu", _symbolic, opset_version=9)
+    # (The other exporter gets them as two calls: torch_ext.norm_prelu.)
+    for name in ("batch_norm", "instance_norm"):
+        norm = _norm_symbolic(name)
+        register_custom_op_symbolic(f"torch_ext::{name}_prelu", norm, opset_version=14)
+
+
+def _norm_symbolic(name: str) -> Callable[..., Any]:
+    def symbolic(
+        g: Any, input: Any, slope: Any, mean: Any, var: Any, weight: Any, bias: Any, *settings: Any
+    ) -> Any:
+        from torch.onnx import symbolic_opset9, symbolic_opset14
+
+        norm = getattr(symbolic_opset14, name, None) or getattr(symbolic_opset9, name)
+        z = norm(g, input, weight, bias, mean, var, *settings, False)
+        z.setType(input.type())
+        return _symbolic(g, z, slope)
+
+    return symbolic
 
 
 def _symbolic(g: Any, input: Any, weight: Any) -> Any:

@@ -34,8 +34,8 @@ at::Tensor norm_prelu_eval_meta(
     const at::Tensor& mean,
     const at::Tensor& var,
     double /*eps*/) {
-  check_norm_prelu_args(input, slope, weight, bias);
   check_statistics(input, mean, var);
+  check_norm_prelu_args(input, slope, weight, bias);
   return empty_output(input);
 }
 
@@ -50,8 +50,8 @@ NormPreluGradients norm_prelu_backward_meta(
     double /*eps*/,
     bool /*training*/,
     std::array<bool, 4> output_mask) {
-  check_norm_prelu_args(input, slope, weight, bias);
   check_statistics(input, mean, var);
+  check_norm_prelu_args(input, slope, weight, bias);
   check_grad_output(grad_output, input);
   return {
       output_mask[0] ? empty_output(input) : at::Tensor(), empty_gradient(output_mask[1], slope),

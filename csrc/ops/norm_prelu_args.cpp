@@ -19,8 +19,13 @@ c10::SymInt spatial_size(const at::Tensor& input) {
   return size;
 }
 
+void check_defined(const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK(
+      tensor.defined(), "norm_prelu: Expected `", name, "` to be a tensor, but it is undefined");
+}
+
 void check_input(const at::Tensor& input) {
-  TORCH_CHECK(input.defined(), "norm_prelu: Expected `input` to be a tensor, but it is undefined");
+  check_defined(input, "input");
   TORCH_CHECK(
       input.dim() >= 2,
       "norm_prelu: Expected `input` to have at least 2 dimensions, but got: ndim = ", input.dim());
@@ -51,16 +56,21 @@ void check_running(
   }
 }
 
+void check_device(
+    const std::optional<at::Tensor>& tensor, const char* name, const at::Tensor& input) {
+  TORCH_CHECK(
+      !is_defined(tensor) || tensor_of(tensor).device() == input.device(),
+      "Expected all tensors to be on the same device, but found `", name, "` on ",
+      tensor_of(tensor).device(), " and `input` on ", input.device());
+}
+
 // The type of the values beside 16-bit data may be float32, that of others is the data's.
 void check_parameter(
     const std::optional<at::Tensor>& tensor, const char* name, const at::Tensor& input) {
+  check_device(tensor, name, input);
   if (!is_defined(tensor)) {
     return;
   }
-  TORCH_CHECK(
-      tensor_of(tensor).device() == input.device(),
-      "Expected all tensors to be on the same device, but found `", name, "` on ",
-      tensor_of(tensor).device(), " and `input` on ", input.device());
   TORCH_CHECK(
       tensor_of(tensor).scalar_type() == input.scalar_type() ||
           tensor_of(tensor).scalar_type() == compute_dtype(input),
@@ -126,6 +136,10 @@ void check_norm_prelu_args(
     const std::optional<at::Tensor>& weight,
     const std::optional<at::Tensor>& bias) {
   check_input(input);
+  check_defined(slope, "slope");
+  check_device(slope, "slope", input);
+  check_device(weight, "weight", input);
+  check_device(bias, "bias", input);
   TORCH_CHECK_NOT_IMPLEMENTED(
       at::isFloatingType(input.scalar_type()), "\"batch_norm\" not implemented for '",
       c10::toString(input.scalar_type()), "'");
@@ -136,10 +150,10 @@ void check_norm_prelu_args(
   check_prelu_args(input, slope, "batch_norm");
 }
 
-void check_statistics(const at::Tensor& input, const at::Tensor& mean, const at::Tensor& var) {
-  TORCH_CHECK(
-      mean.defined() && var.defined(), "norm_prelu: Expected statistics, but they are undefined");
+bool check_statistics(const at::Tensor& input, const at::Tensor& mean, const at::Tensor& var) {
+  check_input(input);
   for (const auto& [tensor, name] : {std::pair{&mean, "mean"}, {&var, "var"}}) {
+    check_defined(*tensor, name);
     check_parameter(*tensor, name, input);
     const bool of_batch = tensor->dim() == 1 && tensor->sym_size(0) == input.sym_size(1);
     const bool of_samples = tensor->dim() == 2 && tensor->sym_size(0) == input.sym_size(0) &&
@@ -152,6 +166,7 @@ void check_statistics(const at::Tensor& input, const at::Tensor& mean, const at:
   TORCH_CHECK(
       mean.dim() == var.dim() && mean.scalar_type() == var.scalar_type(),
       "norm_prelu: Expected `mean` and `var` to be alike");
+  return mean.dim() == 2;
 }
 
 at::Tensor empty_statistics(const at::Tensor& input, bool instance) {
@@ -190,8 +205,7 @@ NormPreluArgs::NormPreluArgs(
     const std::optional<at::Tensor>& bias,
     const at::Tensor& mean,
     const at::Tensor& var)
-    : NormPreluArgs(input, slope, weight, bias, /*instance=*/mean.defined() && mean.dim() == 2) {
-  check_statistics(input, mean, var);
+    : NormPreluArgs(input, slope, weight, bias, /*instance=*/check_statistics(input, mean, var)) {
   mean_ = mean.contiguous();
   var_ = var.contiguous();
 }

@@ -42,8 +42,8 @@ void check_norm_prelu_args(
     const std::optional<at::Tensor>& weight,
     const std::optional<at::Tensor>& bias);
 
-// Statistics: of shape (C), or of shape (N, C) for instance norm.
-void check_statistics(const at::Tensor& input, const at::Tensor& mean, const at::Tensor& var);
+// Statistics: of shape (C), or of shape (N, C) for instance norm. Returns which.
+bool check_statistics(const at::Tensor& input, const at::Tensor& mean, const at::Tensor& var);
 
 // Sums, statistics and everything between: float32 for 16-bit and float32 data, else float64.
 at::ScalarType compute_dtype(const at::Tensor& input);

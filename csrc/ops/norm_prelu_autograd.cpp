@@ -87,6 +87,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_prelu_autograd(
     return norm_prelu_composite(input, slope, weight, bias, eps, instance);
   }
   if (needs_graph(tensors)) {
+    check_norm_prelu_args(input, slope, weight, bias);  // apply() knows no names
     auto results = NormPreluBackward::apply(
         input, slope, weight, bias, OptionalTensor(), OptionalTensor(), eps, instance);
     return {results[0], results[1], results[2]};
@@ -108,6 +109,8 @@ at::Tensor norm_prelu_eval_autograd(
     return norm_prelu_eval_composite(input, slope, weight, bias, mean, var, eps);
   }
   if (needs_graph(tensors)) {
+    check_statistics(input, mean, var);  // apply() knows no names
+    check_norm_prelu_args(input, slope, weight, bias);
     return NormPreluBackward::apply(
         input, slope, weight, bias, OptionalTensor(mean), OptionalTensor(var), eps,
         /*instance=*/false)[0];

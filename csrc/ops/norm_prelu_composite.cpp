@@ -6,6 +6,7 @@
 #include <ATen/ops/mean.h>
 #include <ATen/ops/rsqrt.h>
 #include <torch/library.h>
+#include <torch_ext/prelu.h>
 
 #include "ops/norm_prelu_args.h"
 #include "ops/prelu_args.h"
@@ -119,8 +120,8 @@ at::Tensor norm_prelu_eval_composite(
     const at::Tensor& mean,
     const at::Tensor& var,
     double eps) {
-  check_norm_prelu_args(input, slope, weight, bias);
   check_statistics(input, mean, var);
+  check_norm_prelu_args(input, slope, weight, bias);
   const at::Tensor x = input.to(compute_dtype(input));
   const Normalised normalised =
       normalise(x, along_input(mean, x), along_input(var, x), weight, bias, eps);
@@ -138,8 +139,8 @@ NormPreluGradients norm_prelu_backward_composite(
     double eps,
     bool training,
     std::array<bool, 4> output_mask) {
-  check_norm_prelu_args(input, slope, weight, bias);
   check_statistics(input, mean, var);
+  check_norm_prelu_args(input, slope, weight, bias);
   check_grad_output(grad_output, input);
   const bool instance = mean.dim() == 2;
   const at::Tensor x = input.to(compute_dtype(input));
@@ -152,7 +153,9 @@ NormPreluGradients norm_prelu_backward_composite(
     var_here = with_derivatives_of(again_var, var_here);
   }
   const Normalised n = normalise(x, mean_here, var_here, weight, bias, eps);
-  const auto [gz, grad_slope] = prelu_backward_composite(
+  // The operator, not its composite: its derivative gives zeros where a gradient does not depend on
+  // an operand, as PyTorch's does, and autograd.grad refuses what is undefined.
+  const auto [gz, grad_slope] = torch_ext::prelu_backward(
       grad_output.to(x.scalar_type()), n.z, slope.to(x.scalar_type()), {true, output_mask[1]});
   at::Tensor grad_input, grad_weight, grad_bias;
   if (output_mask[0]) {

@@ -31,15 +31,16 @@ bool has_kernels_for(const at::Tensor& tensor) {
 #endif
 }
 
-// Another device or layout than the kernels know: PyTorch's norm serves there.
+// Another device or layout than the kernels know: PyTorch's norm serves there. (A tensor that is
+// missing is none: the checks refuse it by name.)
 bool is_foreign(
     const at::Tensor& input,
     const at::Tensor& slope,
     std::initializer_list<std::reference_wrapper<const OptionalTensor>> others) {
-  return !has_kernels_for(input) || !has_kernels_for(slope) ||
-         std::any_of(others.begin(), others.end(), [](const OptionalTensor& tensor) {
-           return is_defined(tensor) && !has_kernels_for(*tensor);
-         });
+  const auto foreign = [](const OptionalTensor& tensor) {
+    return is_defined(tensor) && !has_kernels_for(*tensor);
+  };
+  return foreign(input) || foreign(slope) || std::any_of(others.begin(), others.end(), foreign);
 }
 
 // Whether its values may be changed without an operator: no transform, trace or mode follows it.

@@ -1,6 +1,6 @@
-"""torch_ext on real input: a trained face detector, three activations on digits, and times.
+"""torch_ext on real input: a trained face detector, three activations on digits, times, norms.
 
-Run by `make demo`, or:  python examples/python/demo.py [--quick] [--part 1 2 3] [--output DIR]
+Run by `make demo`, or:  python examples/python/demo.py [--quick] [--part 1 2 3 4] [--output DIR]
 Exits with status 1 when a check fails.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import digits_demo
 import mtcnn_demo
+import norms_demo
 import timing
 import torch
 from rich.console import Console
@@ -23,6 +24,7 @@ PARTS = {
     1: ("A trained face detector on a photograph", mtcnn_demo.run),
     2: ("ReLU, Leaky ReLU and PReLU on digits", digits_demo.run),
     3: ("Time per forward and backward", timing.run),
+    4: ("Norm and PReLU as one operator, in a whole network", norms_demo.run),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the three parts share: bit comparison, the look of a table, and the list of checks."""
+"""What the parts share: bit comparison, the look of a table, and the list of checks."""
 
 from __future__ import annotations
 
