@@ -120,17 +120,19 @@ class ShiftOfChannel {
   std::array<int64_t, kMostSamples> offsets_{};  // of the samples of channel 0
 };
 
-// The params of the output that do not depend on its statistics, and the shift of the moments.
+// The params of the output as far as they do not depend on its statistics (of the scale, the
+// weight), and the shift of the moments.
 template <typename scalar_t>
 struct BeforeMoments {
   using compute_t = compute_type<scalar_t>;
 
   ShiftOfChannel<scalar_t> shift_of;
-  NormParameter<scalar_t> bias_of, slope_of;
-  compute_t *shift, *bias, *slope;  // results
+  NormParameter<scalar_t> weight_of, bias_of, slope_of;
+  compute_t *shift, *scale, *bias, *slope;  // results
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     shift[i] = shift_of[i];
+    scale[i] = weight_of[i];
     bias[i] = bias_of[i];
     slope[i] = slope_of[i];
   }
@@ -147,9 +149,9 @@ struct StatisticsFromMoments {
   double count;  // elements of a statistic
   double eps;
   const compute_t* shift;
-  NormParameter<scalar_t> weight_of;
-  compute_t *mean, *var, *scale;  // results; var is biased
-  bool* far;                      // whether the shift was too far from the mean; null: do not tell
+  compute_t* scale;       // the weight before, a result after
+  compute_t *mean, *var;  // results; var is biased
+  bool* far;              // whether the shift was too far from the mean; null: do not tell
 
   C10_HOST_DEVICE void operator()(int64_t i, const std::array<double, 2>& sums) const {
     const double from_shift = sums[0] / count;
@@ -159,7 +161,7 @@ struct StatisticsFromMoments {
     mean[i] = static_cast<compute_t>(static_cast<double>(shift[i]) + from_shift);
     var[i] = static_cast<compute_t>(variance);
     scale[i] = static_cast<compute_t>(
-        static_cast<double>(weight_of[i]) * reciprocal_deviation(static_cast<double>(var[i]), eps));
+        static_cast<double>(scale[i]) * reciprocal_deviation(static_cast<double>(var[i]), eps));
     if (far != nullptr) {
       far[i] = square > kFar * variance;
     }

@@ -59,12 +59,23 @@ class NormPreluRun {
     compute_t* const mean_here = mean.mutable_data_ptr<compute_t>() + first_statistic();
     compute_t* const var_here = var.mutable_data_ptr<compute_t>() + first_statistic();
     Engine::for_each(
-        statistics,
-        BeforeMoments<scalar_t>{
-            {x(), view()}, bias(), slope(), rows_[kShift], rows_[kBias], rows_[kSlope]});
+        statistics, BeforeMoments<scalar_t>{
+                        {x(), view()},
+                        weight(),
+                        bias(),
+                        slope(),
+                        rows_[kShift],
+                        rows_[kScale],
+                        rows_[kBias],
+                        rows_[kSlope]});
     const StatisticsFromMoments<scalar_t> step{
-        count(),   eps_,     rows_[kShift], weight(),
-        mean_here, var_here, rows_[kScale], Engine::kMayLookTwice ? far[0] : nullptr};
+        count(),
+        eps_,
+        rows_[kShift],
+        rows_[kScale],
+        mean_here,
+        var_here,
+        Engine::kMayLookTwice ? far[0] : nullptr};
     const auto sweeps = [&] {
       Engine::run(
           view(), /*tensors=*/2,
@@ -76,6 +87,7 @@ class NormPreluRun {
       if (std::find(far[0], far[1], true) != far[1]) {
         for (int64_t i = 0; i < statistics; ++i) {
           rows_[kShift][i] = far[0][i] ? mean_here[i] : rows_[kShift][i];
+          rows_[kScale][i] = weight()[i];
         }
         sweeps();
       }
