@@ -52,14 +52,18 @@ def _run(function, operator, arguments, needed=None, values=random_values):
 
 def _assert_equals_eager(compiled, operator, arguments, needed=None, values=random_values):
     """To the bit. Results lie in memory as in eager; so do the gradients of forward operators. (Those of backward
-    operators are composed: where they lie is the compiler's choice.)"""
+    operators are composed: where they lie is the compiler's choice, and for some the last bits are, too.)"""
     actual = _run(compiled, operator, arguments, needed, values)
     expected = _run(layer(operator), operator, arguments, needed, values)
     assert_both_branches(arguments[operator.place("input")], *expected[0], *expected[1])
     for some_actual, some_expected in zip(actual, expected, strict=True):
+        composed = some_actual is actual[1] and operator.data != ["input"]
+        if composed and not operator.graph_keeps_bits:
+            operator.assert_near(some_actual, some_expected)
+            continue
         for one, other in zip(some_actual, some_expected, strict=True):
             assert_same_bits(one, other)
-            if some_actual is actual[0] or operator.data == ["input"]:
+            if not composed:
                 assert significant_strides(one) == significant_strides(other)
 
 
