@@ -2,6 +2,7 @@
 #   make mutants   rules broken one at a time, each to be noticed by a test; MUTANTS="sum layouts" for some
 #   make coverage  lines and branches of C++ (the CUDA kernels by their emulation) and Python, with lower bounds
 #   make repeat    the Python tests REPEATS times
+#   make pythons   the wheel built with other Pythons, and the contract with each; PYTHONS="trixie" for one
 #   make full      these, the checkers of sanitizers.mk with FULL=1, `pytest -m full`, the CUDA package: hours;
 #                  FULL_ARGS="tsan fuzz" for some. What came of it: tests/full_result.txt
 
@@ -9,7 +10,8 @@ FULL_ARGS ?=
 REPEATS ?= 20
 COVERAGE := $(BUILD)-coverage
 
-.PHONY: full mutants coverage repeat
+PYTHONS ?=
+.PHONY: full mutants coverage repeat pythons
 
 full: environment $(VENV)/.bench-ready
 	$(PY) tests/full.py $(FULL_ARGS)
@@ -48,3 +50,7 @@ repeat: build-tests
 	  $(WITH_CCACHE) $(PYTEST) > $(BUILD)-repeat/$$i.log 2>&1 && passed=$$((passed + 1)); \
 	  tail -n 1 $(BUILD)-repeat/$$i.log; \
 	done; echo "$$passed of $(REPEATS) runs without a failure"; test $$passed = $(REPEATS)
+
+pythons: build
+	@command -v debootstrap >/dev/null || $(call debian_packages,debootstrap)
+	$(PY) tests/pythons/run.py $(PYTHONS)

@@ -43,6 +43,7 @@ STAGES = (
     Stage("fuzz", "fuzz FULL=1", r"^(fuzzing for .*)$|^stat::(number_of_executed_units: \d+)$"),
     Stage("mutants", "mutants MUTANTS='--output tests/mutants_result.txt'", r"^(\d+ mutants, .*)$"),
     Stage("coverage", "coverage", r"^(C\+\+: .*|TOTAL .*)$"),
+    Stage("pythons", "pythons", r"^(\w+: (?:passed|FAILED) .*)$"),
     Stage("cuda-package", "check-package FORCE_CUDA=1", _PYTEST),
     Stage("repeated-runs", "repeat", r"^(\d+ of \d+ runs without .*)$"),
 )
