@@ -1,4 +1,4 @@
-"""What the compiler made of the CPU kernels for aarch64: NEON instructions, lane by lane nowhere. `make aarch64` runs it."""
+"""What the compiler made of the CPU kernels for aarch64: instructions of NEON. `make aarch64` runs it."""
 
 import collections
 import os
