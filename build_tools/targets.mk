@@ -8,6 +8,7 @@
 #   make coverage | mutants | repeat             are the tests any good? tests/full.mk
 #   make full              all of these in their long forms: hours
 #   make test-models       swaps in models of other packages, with their trained weights
+#   make gpu-prepare       before `make gpu` on another machine: builds for its torch and GPU, without one here
 #   make gpu-status        have the CUDA sources of this tree run on a GPU?
 #   make bench-kernels     the CPU kernels alone against a tuned copy
 #   make bench-models      training steps and inference of whole models
@@ -15,7 +16,7 @@
 #   make bench-import      what `import torch_ext` adds to `import torch`
 #   make clean
 
-.PHONY: ctest pytest build-tests test-models gpu-status check-package all-gpus check-architectures check-format \
+.PHONY: ctest pytest build-tests test-models gpu-prepare gpu-status check-package all-gpus check-architectures check-format \
   check-types bench-compile bench-import bench-kernels bench-models environment system clean
 
 # --- tests ----------------------------------------------------------------------------------------------------
@@ -35,6 +36,12 @@ pytest: build-tests
 
 test-models: build $(VENV)/.bench-models-ready
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -rs tests/test_real_models.py
+
+# What is then to travel with the sources: torch_ext/lib, torch_ext/include, torch_ext/_build.json, build/gpu/wheels.
+GPU_ARCH ?= 9.0
+gpu-prepare: system environment
+	$(PY) -m pip download -q --no-deps -d build/gpu/wheels $$(grep '^expecttest=' tests/requirements.txt)
+	TORCH_CUDA_ARCH_LIST=$(GPU_ARCH) $(PY) tests/gpu/build.py $(BUILD)-gpu
 
 gpu-status:
 	@$(GPU_PY) tests/gpu/record.py $(GPU_ARGS)

@@ -2,6 +2,9 @@
 #   make mutants   rules broken one at a time, each to be noticed by a test; MUTANTS="sum layouts" for some
 #   make coverage  lines and branches of C++ (the CUDA kernels by their emulation) and Python, with lower bounds
 #   make repeat    the Python tests REPEATS times
+#   make pythons   the wheel built with other Pythons, and the contract with each; PYTHONS="3.13" for one
+#   make torches   the contract on each torch between the oldest and the newest; TORCHES="2.13.0" for one
+#   make aarch64   the CPU kernels for Arm: compiled here, their machine code looked at, their tests emulated
 #   make full      these, the checkers of sanitizers.mk with FULL=1, `pytest -m full`, the CUDA package: hours;
 #                  FULL_ARGS="tsan fuzz" for some. What came of it: tests/full_result.txt
 
@@ -9,7 +12,8 @@ FULL_ARGS ?=
 REPEATS ?= 20
 COVERAGE := $(BUILD)-coverage
 
-.PHONY: full mutants coverage repeat
+PYTHONS ?=
+.PHONY: full mutants coverage repeat pythons torches aarch64
 
 full: environment $(VENV)/.bench-ready
 	$(PY) tests/full.py $(FULL_ARGS)
@@ -48,3 +52,35 @@ repeat: build-tests
 	  $(WITH_CCACHE) $(PYTEST) > $(BUILD)-repeat/$$i.log 2>&1 && passed=$$((passed + 1)); \
 	  tail -n 1 $(BUILD)-repeat/$$i.log; \
 	done; echo "$$passed of $(REPEATS) runs without a failure"; test $$passed = $(REPEATS)
+
+pythons: build
+	@command -v debootstrap >/dev/null || $(call debian_packages,debootstrap)
+	$(PY) tests/pythons/run.py $(PYTHONS)
+
+# Each in an environment of its own, which is removed when it has passed. (The oldest and the newest are in CI.)
+TORCHES ?= 2.12.1 2.13.0 2.14.1
+torches:
+	for version in $(TORCHES); do echo "torch $$version" \
+	  && $(MAKE) ctest pytest TORCH_VERSION=$$version VENV=build/environments/torch-$$version FORCE_CPU=1 \
+	    TORCH_EXT_CMAKE_ARGS=-DTORCH_EXT_KERNEL_TESTS=OFF PYTEST_ARGS="-m 'contract and not full'" \
+	  && rm -rf build/environments/torch-$$version build/torch-$$version || exit 1; done
+
+# Cross-compiled, and run by an emulator. They need torch's headers alone, which are the same for every processor.
+AARCH64 := $(BUILD)-aarch64
+AARCH64_TESTS := prelu_operations_test launch_plan_test cpu_engine_test
+AARCH64_CMAKE := cmake -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_BUILD_TYPE=Release \
+  -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+  -DCMAKE_CROSSCOMPILING_EMULATOR="qemu-aarch64-static;-L;/usr/aarch64-linux-gnu"
+aarch64: system environment
+	@{ command -v aarch64-linux-gnu-g++ qemu-aarch64-static && test -e /usr/src/googletest; } >/dev/null \
+	  || $(call debian_packages,g++-aarch64-linux-gnu qemu-user-static googletest)
+	$(AARCH64_CMAKE) -S /usr/src/googletest -B $(AARCH64)/googletest -DBUILD_GMOCK=OFF \
+	  -DCMAKE_INSTALL_PREFIX=$(abspath $(AARCH64))/installed
+	cmake --build $(AARCH64)/googletest --target install
+	$(AARCH64_CMAKE) -S . -B $(AARCH64) -DCMAKE_PREFIX_PATH=$(abspath $(AARCH64))/installed \
+	  -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) -DTORCH_EXT_TESTS=ON -DTORCH_EXT_CUDA=OFF -DTORCH_EXT_OPENMP=OFF -DTORCH_EXT_WERROR=ON
+	cmake --build $(AARCH64) $(if $(MAX_JOBS),--parallel $(MAX_JOBS)) --target \
+	  prelu_cpu_DEFAULT norm_prelu_cpu_DEFAULT $(AARCH64_TESTS)
+	TORCH_EXT_AARCH64=$(abspath $(AARCH64)) $(PY) -m pytest tests/test_aarch64_machine_code.py
+	for test in $(AARCH64_TESTS); do \
+	  qemu-aarch64-static -L /usr/aarch64-linux-gnu $(AARCH64)/tests/cpp/$$test --gtest_brief=1 || exit 1; done

@@ -102,8 +102,8 @@ def test_a_dry_run_names_commands_whose_files_are_there_and_each_test_file_has_a
     assert run == {name for name in named if re.search(rf"(?<!=){name}", said)} - {
         "tests/gpu/build.py", "benchmarks/cuda_prelu.py",
     }  # fmt: skip
-    assert dry_run("--stages=cuda,build")[1].count(" s):") == 2
-    assert dry_run("--stages=speed")[0] != 0
+    assert dry_run("--only=cuda,build")[1].count(" s):") == 2
+    assert dry_run("--only=speed")[0] != 0
 
 
 # ---- gpu-status ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -224,7 +225,7 @@ def package_copy(folder, build=None, remove=(), replace=None):
         for path in copy.glob(pattern):
             path.unlink()
     for name, content in (replace or {}).items():
-        (copy / name).unlink()
+        (copy / name).unlink(missing_ok=True)
         (copy / name).write_text(content)
 
 
@@ -240,6 +241,7 @@ BROKEN = {
     "incomplete_build_note": {"replace": {"_build.json": "{}"}},
     "no_library": {"remove": [LIBRARY_NAME]},
     "no_module": {"remove": ["_C*.so"]},
+    "other_python": {"remove": ["_C*.so"], "replace": {"_C.cpython-29-x86_64-linux-gnu.so": ""}},
     "corrupt_library": {"replace": {LIBRARY_NAME: "broken"}},
 }
 TORCH_CUDA = {"other_cuda": "13.0", "torch_without_cuda": None}
@@ -308,6 +310,14 @@ def test_a_source_tree_that_was_not_built_says_what_to_run(refusals, name):
     assert "make build" in refusals[name]["message"]
     assert "pip install" in refusals[name]["message"]
     assert not refusals[name]["loaded"]
+
+
+@contract
+def test_another_python_is_refused_before_anything_is_loaded(refusals):
+    message = refusals["other_python"]["message"]
+    assert "was built for another Python: there is _C.cpython-29-x86_64-linux-gnu.so" in message
+    assert f"this one needs _C{EXTENSION_SUFFIXES[0]}. Build it with this one: `make" in message
+    assert not refusals["other_python"]["loaded"]
 
 
 @pytest.mark.parametrize("name", ["damaged_build_note", "incomplete_build_note"])

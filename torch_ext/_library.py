@@ -85,6 +85,11 @@ def _check_files() -> None:
     if not LIBRARY.is_file():
         raise _not_built(LIBRARY)
     if not any(module.is_file() for module in modules):
+        if others := sorted(path.name for path in PACKAGE.glob("_C.*.so")):
+            raise _import_error(
+                f"torch_ext was built for another Python: there is {', '.join(others)}, and this "
+                f"one needs {modules[0].name}. Build it with this one: {_BUILD}."
+            )
         raise _not_built(modules[0])
     if _is_truncated(LIBRARY):
         raise _import_error(

@@ -76,7 +76,8 @@ at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
 // PyTorch warns, once in a process, that a kernel is replaced. This replacement was asked for, and
 // another library's should still be warned about: so the handler is switched off meanwhile, and the
 // "once" is not used up. (That flag has no lock. Replacing once in a process, while Python's lock
-// keeps out torch.set_warn_always, comes closest to one.)
+// keeps out torch.set_warn_always, comes closest to one. In a free-threaded Python, a call of that
+// function by another thread at this moment may have no effect.)
 class NoWarnings : c10::WarningHandler {
  public:
   NoWarnings() { c10::WarningUtils::set_warnAlways(true); }

@@ -100,7 +100,9 @@ def run(command, limit, log, arch):
     JUNIT.unlink(missing_ok=True)
     cuda = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # if PATH does not say
     programs = (str(Path(sys.executable).parent), os.environ["PATH"], *cuda)
-    python = (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
+    # (Wheels of Python alone are imported as they are.)
+    python = [str(ROOT), str(ROOT / "tests"), *map(str, sorted(FOLDER.glob("wheels/*.whl")))]
+    python += [os.environ.get("PYTHONPATH", "")]
     variables = {"PATH": os.pathsep.join(programs), "PYTHONPATH": os.pathsep.join(python)}
     variables |= {"TORCH_EXT_TEST_DEVICES": "cuda", "TORCH_CUDA_ARCH_LIST": arch}
     variables |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
@@ -204,13 +206,8 @@ def begun(machine, output):
     git = subprocess.run(describe, check=False, capture_output=True, text=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes")
     record = {"gpu": machine.pop("gpu"), "commit": git.stdout.strip(), "dates": []}
-    record |= {
-        "sources": sources_hash(),
-        "machine": machine,
-        "stages": {},
-        "targets": [],
-        "rows": {},
-    }
+    record |= {"sources": sources_hash(), "machine": machine}
+    record |= {"stages": {}, "targets": [], "rows": {}}
     for folder in (RESULTS, output):
         file = folder / f"{name_of(record)}.json"
         old = json.loads(file.read_text()) if file.exists() else {}
@@ -223,7 +220,7 @@ def begun(machine, output):
 def chosen(options, record):
     """The stages to run, in their order."""
     names = [stage.name for stage in STAGES]
-    if wanted := [name for name in options.stages.split(",") if name]:
+    if wanted := [name for name in options.only.split(",") if name]:
         if wrong := [name for name in wanted if name not in names]:
             sys.exit(f"make gpu: no stage {', '.join(wrong)}; there are {', '.join(names)}")
     else:  # built anew: a record may come from another machine
@@ -235,7 +232,7 @@ def chosen(options, record):
 def main():
     began = time.monotonic()
     parser = argparse.ArgumentParser(prog="make gpu", description=__doc__.splitlines()[0])
-    parser.add_argument("--stages", default="", help="A,B: these; else all that have not passed")
+    parser.add_argument("--only", default="", help="A,B: these; else all that have not passed")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
     parser.add_argument("--budget", type=float, default=585, metavar="SECONDS", help="for all")
     options = parser.parse_args()

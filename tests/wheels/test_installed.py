@@ -158,3 +158,13 @@ def test_pip_refuses_it_where_another_torch_is_installed(installed, wheel, tmp_p
     assert re.search(rf"torch<\S+,>={TORCH_MINOR}\.0", error)
     assert "No matching distribution found for torch" in error
     assert torch.__version__  # this process's torch is another one
+
+
+def test_pip_refuses_it_for_another_python(wheel, tmp_path):
+    """`make pythons` has the other way, too: pip of another Python, and a wheel for it."""
+    error = error_of(
+        *(sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--dry-run"),
+        *("--only-binary=:all:", "--python-version=3.99", "--target", tmp_path / "target", wheel),
+        cwd=tmp_path,
+    )
+    assert f"{wheel.name} is not a supported wheel on this platform" in error

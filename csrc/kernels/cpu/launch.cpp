@@ -13,9 +13,11 @@ InstructionSet instruction_set_in_use() {
     if (const auto set = instruction_set_named(name)) {
       return *set;
     }
+#if !defined(__aarch64__)  // where PyTorch may say SVE, and our kernels are compiled for NEON alone
     TORCH_WARN(
         "torch_ext: PyTorch runs on the instruction set ", name,
         ", for which torch_ext has no kernels of its own: the portable ones run.");
+#endif
     return InstructionSet::DEFAULT;
   }();
   return chosen;

@@ -173,6 +173,11 @@ C10_ALWAYS_INLINE auto Pack<c10::Half>::widened() const -> Widened {
   return {
       V(_mm256_cvtph_ps(std::bit_cast<__m128i>(stored[0]))),
       V(_mm256_cvtph_ps(std::bit_cast<__m128i>(stored[1])))};
+#elif defined(__aarch64__)
+  const auto halves = std::bit_cast<float16x8_t>(stored[0]);
+  return {
+      V(std::bit_cast<Native<float>>(vcvt_f32_f16(vget_low_f16(halves)))),
+      V(std::bit_cast<Native<float>>(vcvt_high_f32_f16(halves)))};
 #else
   const auto elements = std::bit_cast<std::array<c10::Half, kSize>>(stored[0]);
   std::array<float, kSize> floats;
@@ -193,6 +198,10 @@ C10_ALWAYS_INLINE auto Pack<c10::Half>::rounded(const Widened& values) -> Pack {
 #endif
   };
   return {{half(values[0]), half(values[1])}};
+#elif defined(__aarch64__)
+  const auto low = vcvt_f16_f32(std::bit_cast<float32x4_t>(values[0].native));
+  const auto high = std::bit_cast<float32x4_t>(values[1].native);
+  return {{std::bit_cast<Part>(vcvt_high_f16_f32(low, high))}};
 #else
   const auto floats = std::bit_cast<std::array<float, kSize>>(values);
   std::array<c10::Half, kSize> elements;

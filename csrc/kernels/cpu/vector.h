@@ -15,6 +15,8 @@
 
 #if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 // Each instruction set has its own namespace, so that no linker can confuse them.
@@ -182,6 +184,20 @@ C10_ALWAYS_INLINE Vector<double> multiply_add(
   return Vector<double>(_mm256_fmadd_pd(a.native, b.native, c.native));
 }
 
+#elif defined(__aarch64__)
+
+C10_ALWAYS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return Vector<float>(std::bit_cast<Native<float>>(vfmaq_f32(
+      std::bit_cast<float32x4_t>(c.native), std::bit_cast<float32x4_t>(a.native),
+      std::bit_cast<float32x4_t>(b.native))));
+}
+C10_ALWAYS_INLINE Vector<double> multiply_add(
+    Vector<double> a, Vector<double> b, Vector<double> c) {
+  return Vector<double>(std::bit_cast<Native<double>>(vfmaq_f64(
+      std::bit_cast<float64x2_t>(c.native), std::bit_cast<float64x2_t>(a.native),
+      std::bit_cast<float64x2_t>(b.native))));
+}
+
 #else
 
 // Not fused here: it would be a call of the C library for every lane.
@@ -277,7 +293,7 @@ C10_ALWAYS_INLINE Mask<T> lanes_between(
 }
 
 // Floats in double precision: the lower and the upper half of the lanes. (GCC converts generic
-// vectors in pieces of 128 bits.)
+// vectors in pieces of 128 bits, for aarch64 lane by lane.)
 C10_ALWAYS_INLINE std::array<Vector<double>, 2> widened(const Vector<float>& floats) {
 #if defined(CPU_CAPABILITY_AVX512)
   const __m512d all = _mm512_castps_pd(floats.native);
@@ -288,6 +304,11 @@ C10_ALWAYS_INLINE std::array<Vector<double>, 2> widened(const Vector<float>& flo
   return {
       Vector<double>(_mm256_cvtps_pd(_mm256_castps256_ps128(floats.native))),
       Vector<double>(_mm256_cvtps_pd(_mm256_extractf128_ps(floats.native, 1)))};
+#elif defined(__aarch64__)
+  const auto all = std::bit_cast<float32x4_t>(floats.native);
+  return {
+      Vector<double>(std::bit_cast<Native<double>>(vcvt_f64_f32(vget_low_f32(all)))),
+      Vector<double>(std::bit_cast<Native<double>>(vcvt_high_f64_f32(all)))};
 #else
   std::array<Vector<double>, 2> doubles;
   for (int i = 0; i < Vector<float>::kSize; ++i) {
