@@ -98,7 +98,6 @@ class Operator:
     saved: tuple[str, ...] | None = None  # what autograd keeps, and nothing else; None: no promise
     saved_statistics: int = 0  # tensors of a value per channel, or sample and channel, beside those
     native: bool = True  # a kernel of its own for each dispatch key, in torch_ext's library
-    cuda: bool = True  # kernels of its own there, too
     whole: bool = True  # `call` is the operator of the schema, and nothing else
     # Of a setting: dense inputs are not copied, and no memory is taken but for results and partial sums.
     copies_nothing: Callable = lambda setting: True

@@ -118,7 +118,6 @@ def _elements(case):
 # What kernels share is proven once: a few tests of each battery are enough for a row.
 NORM = {
     "most": 2,
-    "cuda": False,
     "elementwise": False,
     "graph_keeps_bits": False,
     "derivative_error": lambda dtype: {F32: 2.0**-18, torch.float64: 2.0**-47}.get(
