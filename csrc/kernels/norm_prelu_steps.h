@@ -38,8 +38,13 @@ struct NormParameter {
 };
 
 // Forward and backward both take it from the variance as it is saved, so that z has the same bits.
+// (On a GPU a division in double is a call, which costs registers.)
 C10_HOST_DEVICE inline double reciprocal_deviation(double var, double eps) {
+#if defined(__CUDA_ARCH__)
+  return ::rsqrt(var + eps);
+#else
   return 1 / std::sqrt(var + eps);
+#endif
 }
 
 // A value near most elements of a channel: the median of a few that are scattered over it. A
@@ -146,7 +151,7 @@ struct StatisticsFromMoments {
   // Squares of deviations from the shift, in variances: beyond it the sums lose digits that count.
   static constexpr double kFar = 8;
 
-  double count;  // elements of a statistic
+  double share;  // of an element in a statistic: 1 / their number
   double eps;
   const compute_t* shift;
   compute_t* scale;       // the weight before, a result after
@@ -154,9 +159,9 @@ struct StatisticsFromMoments {
   bool* far;              // whether the shift was too far from the mean; null: do not tell
 
   C10_HOST_DEVICE void operator()(int64_t i, const std::array<double, 2>& sums) const {
-    const double from_shift = sums[0] / count;
+    const double from_shift = sums[0] * share;
     const double square = from_shift * from_shift;
-    const double difference = sums[1] / count - square;
+    const double difference = sums[1] * share - square;
     const double variance = difference < 0 ? 0 : difference;  // (NaN stays)
     mean[i] = static_cast<compute_t>(static_cast<double>(shift[i]) + from_shift);
     var[i] = static_cast<compute_t>(variance);
@@ -193,7 +198,7 @@ struct GradientsFromSums {
   using compute_t = compute_type<scalar_t>;
   static constexpr int kSums = 3;
 
-  double count;  // elements of a statistic
+  double share;  // of an element in a statistic: 1 / their number
   double eps;
   ChannelInput<scalar_t> var;
   const compute_t* scale;
@@ -208,8 +213,8 @@ struct GradientsFromSums {
     slope[i] = sums[2];
     if (offset != nullptr) {
       const auto scale_here = static_cast<double>(scale[i]);
-      offset[i] = static_cast<compute_t>(-scale_here * (sums[0] / count));
-      factor[i] = static_cast<compute_t>(-scale_here * rstd * rstd * (sums[1] / count));
+      offset[i] = static_cast<compute_t>(-scale_here * (sums[0] * share));
+      factor[i] = static_cast<compute_t>(-scale_here * rstd * rstd * (sums[1] * share));
     }
   }
 };

@@ -69,7 +69,7 @@ class NormPreluRun {
                         rows_[kBias],
                         rows_[kSlope]});
     const StatisticsFromMoments<scalar_t> step{
-        count(),
+        share(),
         eps_,
         rows_[kShift],
         rows_[kScale],
@@ -118,7 +118,7 @@ class NormPreluRun {
     }
     const bool through_statistics = training && grad_input.defined();
     const GradientsFromSums<scalar_t> step{
-        count(),
+        share(),
         eps_,
         var(),
         rows_[kScale],
@@ -150,7 +150,7 @@ class NormPreluRun {
   const ChannelView& view() const { return args_.view(); }
   int64_t first_element() const { return index_ * view().numel(); }
   int64_t first_statistic() const { return index_ * view().channels; }
-  double count() const { return static_cast<double>(view().outer * view().inner); }
+  double share() const { return 1 / static_cast<double>(view().outer * view().inner); }
 
   const scalar_t* x() const {
     return args_.input().template const_data_ptr<scalar_t>() + first_element();
