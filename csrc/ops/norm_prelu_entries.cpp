@@ -46,8 +46,9 @@ bool is_foreign(
 // Whether its values may be changed without an operator: no transform, trace or mode follows it.
 bool is_unobserved(const at::Tensor& tensor) {
   constexpr c10::DispatchKeySet kPlain(
-      {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView});
-  return (tensor.key_set() - kPlain).empty() && tensor.is_contiguous() &&
+      {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView,
+       c10::DispatchKey::AutocastCPU});
+  return kPlain.isSupersetOf(tensor.key_set()) && tensor.is_contiguous() &&
          !at::tracer::impl::is_dispatch_enabled() &&
          !c10::impl::TorchDispatchModeTLS::any_modes_set();
 }
