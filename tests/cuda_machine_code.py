@@ -141,7 +141,8 @@ def _name_and_arguments(demangled):
             word = ""
         else:
             word += character
-    return name, [word.strip() for word in [*arguments, word] if word.strip()]
+    words = [word.strip().replace("> >", ">>") for word in [*arguments, word]]
+    return name, [word for word in words if word]
 
 
 # ---- Rules -------------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ def fused_calls():
     """Notes each call of a fused function; the list has the name of each."""
     made = []
 
-    def noting(function):
+    def noting(name, function):
         def noted(*args, **kwargs):
-            made.append(function.__name__)
+            made.append(name)
             return function(*args, **kwargs)
 
         return noted
@@ -39,7 +39,7 @@ def fused_calls():
     with contextlib.ExitStack() as stack:
         for name in ("batch_norm_prelu", "instance_norm_prelu"):
             function = getattr(_norm_calls, name)
-            setattr(_norm_calls, name, noting(function))
+            setattr(_norm_calls, name, noting(name, function))
             stack.callback(setattr, _norm_calls, name, function)
         yield made
 

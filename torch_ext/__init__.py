@@ -22,7 +22,7 @@ from torch_ext import inductor as inductor
 from torch_ext import onnx as onnx
 from torch_ext.fusion import NormPReLU, fuse_norm_prelu, norm_prelu
 from torch_ext.monitor import ActivationMonitor
-from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
+from torch_ext.norms import batch_norm_prelu, instance_norm_prelu
 from torch_ext.override import override_aten
 from torch_ext.prelu import PReLU, prelu
 from torch_ext.relu import parametrize_relu, slope_parameters

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from torch_ext import inductor
 from torch_ext._deferred import DROPOUTS, does_nothing
-from torch_ext.norm_prelu import batch_norm_prelu, instance_norm_prelu
+from torch_ext.norms import batch_norm_prelu, instance_norm_prelu
 
 ops = torch.ops.torch_ext
 PRELU = (ops.prelu, ops.prelu.default)

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from torch.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 
 # What torch_ext.batch_norm_prelu and its like call in the end; see prelu.py.
-_batch_norm_prelu, _instance_norm_prelu = (
+batch_norm_prelu, instance_norm_prelu = (
     getattr(packet, "_op", packet)
     for packet in (torch.ops.torch_ext.batch_norm_prelu, torch.ops.torch_ext.instance_norm_prelu)
 )
@@ -191,7 +191,7 @@ def updates_statistics(arguments: Arguments) -> bool:
 
 def fused(instance: bool, x: Tensor, slope: Tensor, arguments: Arguments) -> Tensor:
     """Norm and PReLU by one operator."""
-    function = _instance_norm_prelu if instance else _batch_norm_prelu
+    function = instance_norm_prelu if instance else batch_norm_prelu
     return _counted(function, instance, x, arguments, slope)
 
 

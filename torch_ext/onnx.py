@@ -83,7 +83,7 @@ def register_symbolic() -> None:
     from torch.onnx import register_custom_op_symbolic  # type: ignore[attr-defined]
 
     register_custom_op_symbolic("torch_ext::prelu", _symbolic, opset_version=9)
-    # (The other exporter gets them as two calls: torch_ext.norm_prelu.)
+    # (The other exporter gets them as two calls: norms.py.)
     for name in ("batch_norm", "instance_norm"):
         norm = _norm_symbolic(name)
         register_custom_op_symbolic(f"torch_ext::{name}_prelu", norm, opset_version=14)

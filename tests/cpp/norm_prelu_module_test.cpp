@@ -96,7 +96,14 @@ TEST(NormPReLUModuleTest, InstanceNorms) {
   expect_what_the_pair_does<torch::nn::InstanceNorm1d>(usual, {4, kChannels, 5});
   expect_what_the_pair_does<torch::nn::InstanceNorm2d>(complete, {4, kChannels, 5, 4});
   expect_what_the_pair_does<torch::nn::InstanceNorm3d>(complete, {4, kChannels, 2, 3, 4});
-  expect_what_the_pair_does<torch::nn::InstanceNorm2d>(usual, {kChannels, 5, 4});  // no batch
+}
+
+TEST(NormPReLUModuleTest, WithoutABatchItIsTheTwoModules) {
+  const torch::nn::InstanceNorm2d norm(kChannels);
+  const torch_ext::nn::PReLU prelu;  // (as for torch::nn::PReLU, channels would be dimension 1)
+  const Tensor input = torch::randn({kChannels, 5, 4});
+  torch_ext::nn::NormPReLU joined(norm, prelu);
+  EXPECT_TRUE(same(joined(input), prelu->forward(norm->forward(input))));
 }
 
 TEST(NormPReLUModuleTest, RunsAsOneOperatorWithEitherPReLU) {
