@@ -99,8 +99,8 @@ TEST(NormPReLUModuleTest, InstanceNorms) {
 }
 
 TEST(NormPReLUModuleTest, WithoutABatchItIsTheTwoModules) {
-  const torch::nn::InstanceNorm2d norm(kChannels);
-  const torch_ext::nn::PReLU prelu;  // (as for torch::nn::PReLU, channels would be dimension 1)
+  torch::nn::InstanceNorm2d norm(kChannels);
+  torch_ext::nn::PReLU prelu;  // (as for torch::nn::PReLU, channels would be dimension 1)
   const Tensor input = torch::randn({kChannels, 5, 4});
   torch_ext::nn::NormPReLU joined(norm, prelu);
   EXPECT_TRUE(same(joined(input), prelu->forward(norm->forward(input))));
