@@ -9,7 +9,7 @@ into other sums, as in the backward of a normalization, Inductor computes all of
 for small tensors a call of the operator costs more than the kernel saves.
 
 A batch or instance norm and the PReLU after it, as two modules or as one call of
-``torch_ext.batch_norm_prelu``, is one operator where :func:`norm_as_one` says so, forward and backward:
+``torch_ext.batch_norm_prelu``, is one operator where ``norm_as_one`` says so, forward and backward:
 it moves less, and finds the data of its second pass in the cache. Elsewhere it is PyTorch's norm, which
 Inductor fuses with its neighbours, and our PReLU.
 
