@@ -41,8 +41,6 @@ STAGES = (
     Stage("tsan", "tsan FULL=1", r"^\[==========\] (\d+ tests .* ran)"),
     Stage("valgrind", "valgrind FULL=1", r"^\[==========\] (\d+ tests .* ran)|^(\d+ calls of .*)$"),
     Stage("fuzz", "fuzz FULL=1", r"^(fuzzing for .*)$|^stat::(number_of_executed_units: \d+)$"),
-    Stage("models", "test-models", _PYTEST),
-    Stage("bench-kernels", "bench-kernels BENCH_ARGS=--only=call", r"^(.*geometric mean.*)$"),
     Stage("mutants", "mutants MUTANTS='--output tests/mutants_result.txt'", r"^(\d+ mutants, .*)$"),
     Stage("coverage", "coverage", r"^(C\+\+: .*|TOTAL .*)$"),
     Stage("torches", "torches", rf"^(torch [\d.]+)$|{_PYTEST}"),

@@ -106,10 +106,8 @@ def assert_same(actual, expected):
         if value is None:
             assert actual[name] is None, name
         else:
-            # An element whose terms cancel has the rounding of its tensor's largest.
-            atol = max(1e-11, 1e-10 * value.abs().max().item() if value.numel() else 0)
             torch.testing.assert_close(
-                actual[name], value, rtol=1e-9, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+                actual[name], value, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 

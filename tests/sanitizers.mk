@@ -33,11 +33,12 @@ FUZZ_CAPABILITIES ?= native avx2 default
 # $(call configure,FOLDER,SANITIZERS,OPTIONS): a build of its own. -O1: for compile times and stacks. Serial where it
 # would use threads: torch's OpenMP runtime is not instrumented, and clang would bring its own beside it. Without the
 # kernels that this machine cannot run.
-HERE_ARE = $(shell grep -q avx512dq /proc/cpuinfo && echo all || echo 'DEFAULT;AVX2')
+RUNNABLE = $(shell grep -q avx512dq /proc/cpuinfo || echo 'DEFAULT;AVX2')
 # WITH_PACKAGE: options for a build by clang with the Python package in it, which $(call package,FOLDER) then puts
 # in FOLDER/package. Tests run from there, so that no other one is found.
 configure = cmake -S . -B $(1) -G Ninja -DTORCH_EXT_SANITIZE=$(2) -DTORCH_EXT_TESTS=ON -DTORCH_EXT_CUDA=OFF \
-  -DTORCH_EXT_OPENMP=OFF -DTORCH_EXT_INSTRUCTION_SETS="$(filter-out all,$(HERE_ARE))" -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) -DCMAKE_CXX_FLAGS_RELEASE=-O1 $(3)
+  -DTORCH_EXT_OPENMP=OFF -DTORCH_EXT_INSTRUCTION_SETS="$(RUNNABLE)" -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) \
+  -DCMAKE_CXX_FLAGS_RELEASE=-O1 $(3)
 WITH_PACKAGE = -DCMAKE_CXX_COMPILER=$(CLANGXX) -DTORCH_EXT_IN_PLACE=ON -DTORCH_EXT_PYTHON=ON -DPython_EXECUTABLE=$(PY) \
   -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
 package = rm -rf $(1)/package && cmake --install $(1) --prefix $(1)/package/torch_ext \

@@ -121,6 +121,36 @@ def test_a_leaf_that_is_used_again_is_cast_once(autocast_dtype, device):
     assert len([name for name in seen.names if "_to_copy" in name]) == 2
 
 
+@pytest.mark.parametrize("cast_inputs", (None, torch.float32), ids=("as_around", "float32"))
+def test_inside_a_custom_function(cast_inputs, device):
+    """torch.amp.custom_fwd keeps the region's state, or casts to a dtype and leaves the region."""
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        @torch.amp.custom_fwd(device_type=device, cast_inputs=cast_inputs)
+        def forward(ctx, input, weight):
+            ctx.save_for_backward(input, weight)
+            return 2 * prelu(input, weight)
+
+        @staticmethod
+        @torch.amp.custom_bwd(device_type=device)
+        def backward(ctx, grad_output):
+            input, weight = (t.detach().requires_grad_() for t in ctx.saved_tensors)
+            with torch.enable_grad():
+                output = prelu(input, weight)
+            return torch.autograd.grad(output, (input, weight), 2 * grad_output)
+
+    input = integer_values((4, 3, 5), torch.float32, device).requires_grad_()
+    weight = torch.tensor([0.25, -0.5, 1.5], device=device).requires_grad_()
+    with torch.autocast(device, dtype=torch.bfloat16):
+        output = Twice.apply(input, weight)
+    assert output.dtype == (cast_inputs or torch.bfloat16)
+    output.sum(dtype=torch.float32).backward()
+    plain = prelu_backward(torch.full_like(input, 2.0), input, weight, [True, True])
+    assert_both_branches(input, *plain)
+    assert torch.equal(input.grad, plain[0]) and torch.equal(weight.grad, plain[1])
+
+
 # torch.func inside a region; PyTorch's dtypes are float32 under vmap, whose rule for prelu comes first.
 TRANSFORMS = {
     "vjp": lambda f: lambda x, w: (vjp(f, x, w)[0], vjp(f, x, w)[1](f(x, w))),

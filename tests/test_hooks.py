@@ -1,12 +1,15 @@
-"""Hooks, anomaly mode, and what gradients belong to: as with PyTorch's PReLU."""
+"""Hooks, anomaly mode, saved tensors, a graph used twice and changes in place: as with PyTorch's."""
 
 import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import finite_slopes, integer_values, random_values
 from reference import assert_both_branches, assert_same_bits
 from torch.autograd import graph
+
+import torch_ext
 
 pytestmark = pytest.mark.contract
 
@@ -66,6 +69,40 @@ def test_what_hooks_return_takes_the_place_of_gradients(leaves):
     _assert_gradients(leaves, (2 * expected_input, expected_weight))
 
 
+def test_a_node_that_passes_on_no_gradient_gives_none(leaves):
+    """An undefined grad_output: the other branch of the graph alone counts."""
+
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input):
+            return input.clone()
+
+        @staticmethod
+        def backward(ctx, grad_output):
+            return None
+
+    input, weight = leaves
+    (Stop.apply(prelu(input, weight)).sum() + input.sum()).backward()
+    assert (input.grad == 1).all() and weight.grad is None
+
+
+def test_hooks_of_several_tensors_and_of_the_module_run(device):
+    module = torch_ext.PReLU(4, device=device)
+    input = integer_values((3, 4, 5), torch.float32, device).requires_grad_()
+    seen = {}
+    module.register_full_backward_pre_hook(lambda m, outputs: seen.update(before=outputs))
+    module.register_full_backward_hook(lambda m, inputs, outputs: seen.update(after=inputs))
+    graph.register_multi_grad_hook(
+        (input, module.weight), lambda gradients: seen.update(all=gradients)
+    )
+    module(input).sum().backward()
+    expected = _gradients(input, module.weight)
+    assert_same_bits(seen["before"][0], torch.ones_like(input))
+    assert_same_bits(seen["after"][0], expected[0])
+    for gradient, other in zip(seen["all"], expected):
+        assert_same_bits(gradient, other)
+
+
 def test_the_node_is_one_of_autograds(leaves):
     input, weight = leaves
     node = prelu(input, weight).grad_fn
@@ -102,6 +139,14 @@ def test_anomaly_mode_names_the_node_and_the_line_of_its_forward(second_order, d
     assert "_call_that_makes_a_nan" in message and __file__ in message
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_anomaly_mode_finds_nothing_in_finite_gradients(leaves):
+    with torch.autograd.detect_anomaly():
+        gradients = torch.autograd.grad(prelu(*leaves).sum(), leaves, create_graph=True)
+        sum(gradient.square().sum() for gradient in gradients).backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
 # ---- Saved tensors -----------------------------------------------------------------------------
 
 
@@ -113,6 +158,19 @@ def test_saving_hooks_that_are_forbidden_are_refused(leaves):
             graph.saved_tensors_hooks(lambda t: t, lambda t: t),
         ):
             prelu(*leaves)
+
+
+# ---- Changes in place --------------------------------------------------------------------------
+
+
+def test_an_optimizer_step_between_two_backward_passes_is_detected(device):
+    module = torch_ext.PReLU(4, device=device)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    loss = module(random_values((3, 4, 5), torch.float32, device)).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 # ---- Which gradients -------------------------------------------------------------------------------
@@ -135,3 +193,28 @@ def test_a_gradient_that_nobody_asks_for_is_not_computed(device):
             torch.autograd.grad(prelu(input, weight).sum(), wanted)
         torch.autograd.grad(prelu(input, weight.detach()).sum(), input)
     assert seen == [[True, False], [False, True], [True, True], [True, False]]
+
+
+def test_one_weight_used_twice_gets_the_sum_of_both_gradients(device):
+    input = integer_values((3, 4, 5), torch.float64, device).requires_grad_()
+    weight = torch.tensor(
+        [-0.5, 0.25, 2.0, 1.0], dtype=torch.float64, device=device
+    ).requires_grad_()
+    ours = torch.autograd.grad(prelu(prelu(input, weight), weight).sum(), (input, weight))
+    pytorchs = torch.autograd.grad(F.prelu(F.prelu(input, weight), weight).sum(), (input, weight))
+    assert_both_branches(input, *ours)
+    assert all(torch.equal(*pair) for pair in zip(ours, pytorchs))
+
+
+def test_inputs_that_are_not_leaves_and_unused_outputs_are_fine(device):
+    base = random_values((3, 4, 10), torch.float64, device).requires_grad_()
+    weight = finite_slopes((4,), torch.float64, device).requires_grad_()
+    output = prelu(base[..., ::2], weight.expand(4))
+    grads = torch.autograd.grad(output[:0].sum() + output[1].sum(), (base, weight))
+    assert (
+        (grads[0][[0, 2]] == 0).all()
+        and (grads[0][1, :, ::2] != 0).any()
+        and (grads[0][..., 1::2] == 0).all()
+    )
+    unused = torch.autograd.grad(base.sum(), weight, allow_unused=True)
+    assert unused == (None,)

@@ -13,8 +13,6 @@
 namespace torch_ext {
 namespace {
 
-using OptionalTensor = std::optional<at::Tensor>;
-
 // See norm_prelu_run.h.
 struct CpuEngine {
   static constexpr bool kMayLookTwice = true;
@@ -66,55 +64,12 @@ struct CpuEngine {
   }
 };
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_prelu_cpu(
-    const at::Tensor& input,
-    const at::Tensor& slope,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    double eps,
-    bool instance) {
-  const NormPreluArgs args(input, slope, weight, bias, instance);
-  return run_norm_prelu<CpuEngine>(args, eps, instance);
-}
-
-at::Tensor norm_prelu_eval_cpu(
-    const at::Tensor& input,
-    const at::Tensor& slope,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    const at::Tensor& mean,
-    const at::Tensor& var,
-    double eps) {
-  const NormPreluArgs args(input, slope, weight, bias, mean, var);
-  return run_norm_prelu_eval<CpuEngine>(args, eps);
-}
-
-NormPreluGradients norm_prelu_backward_cpu(
-    const at::Tensor& grad_output,
-    const at::Tensor& input,
-    const at::Tensor& slope,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    const at::Tensor& mean,
-    const at::Tensor& var,
-    double eps,
-    bool training,
-    std::array<bool, 4> output_mask) {
-  const NormPreluArgs args(input, slope, weight, bias, mean, var);
-  const std::array gradients{
-      empty_gradient(output_mask[3], bias), empty_gradient(output_mask[2], weight),
-      empty_gradient(output_mask[1], slope)};
-  const at::Tensor grad_input = run_norm_prelu_backward<CpuEngine>(
-      args, eps, training, grad_output, output_mask[0], gradients);
-  return {grad_input, gradients[2], gradients[1], gradients[0]};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torch_ext, CPU, m) {
-  m.impl("_norm_prelu", norm_prelu_cpu);
-  m.impl("_norm_prelu_eval", norm_prelu_eval_cpu);
-  m.impl("_norm_prelu_backward", norm_prelu_backward_cpu);
+  m.impl("_norm_prelu", norm_prelu_on<CpuEngine>);
+  m.impl("_norm_prelu_eval", norm_prelu_eval_on<CpuEngine>);
+  m.impl("_norm_prelu_backward", norm_prelu_backward_on<CpuEngine>);
 }
 
 }  // namespace torch_ext

@@ -1,7 +1,6 @@
 // Norm + PReLU on CUDA tensors.
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
-#include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
 #include <utility>
@@ -12,8 +11,6 @@
 
 namespace torch_ext {
 namespace {
-
-using OptionalTensor = std::optional<at::Tensor>;
 
 // See norm_prelu_run.h. Everything is queued on the current stream; nothing waits.
 struct CudaEngine {
@@ -59,58 +56,12 @@ struct CudaEngine {
   }
 };
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_prelu_cuda(
-    const at::Tensor& input,
-    const at::Tensor& slope,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    double eps,
-    bool instance) {
-  const NormPreluArgs args(input, slope, weight, bias, instance);
-  const c10::cuda::CUDAGuard guard(input.device());
-  return run_norm_prelu<CudaEngine>(args, eps, instance);
-}
-
-at::Tensor norm_prelu_eval_cuda(
-    const at::Tensor& input,
-    const at::Tensor& slope,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    const at::Tensor& mean,
-    const at::Tensor& var,
-    double eps) {
-  const NormPreluArgs args(input, slope, weight, bias, mean, var);
-  const c10::cuda::CUDAGuard guard(input.device());
-  return run_norm_prelu_eval<CudaEngine>(args, eps);
-}
-
-NormPreluGradients norm_prelu_backward_cuda(
-    const at::Tensor& grad_output,
-    const at::Tensor& input,
-    const at::Tensor& slope,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    const at::Tensor& mean,
-    const at::Tensor& var,
-    double eps,
-    bool training,
-    std::array<bool, 4> output_mask) {
-  const NormPreluArgs args(input, slope, weight, bias, mean, var);
-  const c10::cuda::CUDAGuard guard(input.device());
-  const std::array gradients{
-      empty_gradient(output_mask[3], bias), empty_gradient(output_mask[2], weight),
-      empty_gradient(output_mask[1], slope)};
-  const at::Tensor grad_input = run_norm_prelu_backward<CudaEngine>(
-      args, eps, training, grad_output, output_mask[0], gradients);
-  return {grad_input, gradients[2], gradients[1], gradients[0]};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torch_ext, CUDA, m) {
-  m.impl("_norm_prelu", norm_prelu_cuda);
-  m.impl("_norm_prelu_eval", norm_prelu_eval_cuda);
-  m.impl("_norm_prelu_backward", norm_prelu_backward_cuda);
+  m.impl("_norm_prelu", norm_prelu_on<CudaEngine>);
+  m.impl("_norm_prelu_eval", norm_prelu_eval_on<CudaEngine>);
+  m.impl("_norm_prelu_backward", norm_prelu_backward_on<CudaEngine>);
 }
 
 }  // namespace torch_ext

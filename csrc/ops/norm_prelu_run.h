@@ -1,5 +1,5 @@
-// Norm + PReLU on whichever device has an engine: from checked tensors to sweeps of its operations.
-// An Engine is defined by *_cpu and *_cuda, with:
+// Norm + PReLU on whichever device has an engine: from tensors to sweeps of its operations. An
+// Engine is defined by *_cpu and *_cuda, with:
 //
 //   kMayLookTwice                            whether the host may read what sweeps have found
 //   new_output(dense)                        uninitialised, in the layout of `dense`
@@ -11,9 +11,12 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <tuple>
 
 #include "kernels/norm_prelu.h"
 #include "kernels/norm_prelu_steps.h"
@@ -211,9 +214,17 @@ void for_each_run(const NormPreluArgs& args, double eps, const Function& functio
       });
 }
 
+// The operators of norm_prelu.h.
 template <typename Engine>
-std::tuple<at::Tensor, at::Tensor, at::Tensor> run_norm_prelu(
-    const NormPreluArgs& args, double eps, bool instance) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_prelu_on(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const std::optional<at::Tensor>& weight,
+    const std::optional<at::Tensor>& bias,
+    double eps,
+    bool instance) {
+  const NormPreluArgs args(input, slope, weight, bias, instance);
+  const c10::DeviceGuard guard(input.device());
   const at::Tensor output = Engine::new_output(args.input());
   const at::Tensor mean = empty_statistics(args.input(), instance);
   const at::Tensor var = empty_statistics(args.input(), instance);
@@ -225,7 +236,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> run_norm_prelu(
 }
 
 template <typename Engine>
-at::Tensor run_norm_prelu_eval(const NormPreluArgs& args, double eps) {
+at::Tensor norm_prelu_eval_on(
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const std::optional<at::Tensor>& weight,
+    const std::optional<at::Tensor>& bias,
+    const at::Tensor& given_mean,
+    const at::Tensor& given_var,
+    double eps) {
+  const NormPreluArgs args(input, slope, weight, bias, given_mean, given_var);
+  const c10::DeviceGuard guard(input.device());
   const at::Tensor output = Engine::new_output(args.input());
   if (output.numel() > 0) {
     for_each_run<Engine>(args, eps, [&](const auto& run) { run.normalise(output); });
@@ -233,16 +253,26 @@ at::Tensor run_norm_prelu_eval(const NormPreluArgs& args, double eps) {
   return args.in_order_of_caller(output);
 }
 
-// `gradients` are those of the parameters that are wanted, in the order of GradientsFromSums.
 template <typename Engine>
-at::Tensor run_norm_prelu_backward(
-    const NormPreluArgs& args,
+NormPreluGradients norm_prelu_backward_on(
+    const at::Tensor& grad_output,
+    const at::Tensor& input,
+    const at::Tensor& slope,
+    const std::optional<at::Tensor>& weight,
+    const std::optional<at::Tensor>& bias,
+    const at::Tensor& given_mean,
+    const at::Tensor& given_var,
     double eps,
     bool training,
-    const at::Tensor& grad_output,
-    bool wants_grad_input,
-    const std::array<at::Tensor, 3>& gradients) {
+    std::array<bool, 4> output_mask) {
+  const NormPreluArgs args(input, slope, weight, bias, given_mean, given_var);
+  const c10::DeviceGuard guard(input.device());
   const at::Tensor matching = args.match(grad_output);
+  const bool wants_grad_input = output_mask[0];
+  // (In the order of GradientsFromSums.)
+  const std::array gradients{
+      empty_gradient(output_mask[3], bias), empty_gradient(output_mask[2], weight),
+      empty_gradient(output_mask[1], slope)};
   const at::Tensor grad_input = wants_grad_input ? Engine::new_output(args.input()) : at::Tensor();
   const bool empty = args.input().numel() == 0;
   const bool wants_sums = (training && wants_grad_input) ||
@@ -263,7 +293,9 @@ at::Tensor run_norm_prelu_backward(
       Engine::add_shares(shares[row], args.statistics(), gradient);
     }
   }
-  return wants_grad_input ? args.in_order_of_caller(grad_input) : grad_input;
+  return {
+      wants_grad_input ? args.in_order_of_caller(grad_input) : grad_input, gradients[2],
+      gradients[1], gradients[0]};
 }
 
 }  // namespace torch_ext
