@@ -79,7 +79,7 @@ bench-import: build
 
 bench-kernels: system environment
 	@test -e /usr/include/benchmark/benchmark.h || $(call debian_packages,libbenchmark-dev)
-	cmake -S . -B $(BUILD)-kernels -G Ninja -DTORCH_EXT_BENCHMARKS=ON -DTORCH_EXT_CUDA=OFF \
+	cmake -S . -B $(BUILD)-kernels -G Ninja -DTORCH_EXT_BENCHMARKS=ON -DTORCH_EXT_CUDA=OFF $(TORCH_EXT_CMAKE_ARGS) \
 	  -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.__path__[0])')"
 	cmake --build $(BUILD)-kernels --target kernels_benchmark
 	$(BUILD)-kernels/benchmarks/cpp/kernels_benchmark $(BENCH_ARGS)

@@ -34,14 +34,14 @@ check-cuda: environment static-tools
 
 $(STATIC)/build.ninja: CMakeLists.txt tests/cpp/CMakeLists.txt $(wildcard cmake/*.cmake) | environment system static-tools
 	cmake -S . -B $(STATIC) -G Ninja -DCMAKE_CXX_COMPILER=$(CLANGXX) -DTORCH_EXT_CUDA=OFF -DTORCH_EXT_TESTS=ON \
-	  -DTORCH_EXT_PYTHON=ON -DTORCH_EXT_WERROR=ON -DTORCH_EXT_UNITY=OFF -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) \
+	  -DTORCH_EXT_PYTHON=ON -DTORCH_EXT_WERROR=ON -DTORCH_EXT_TORCH_ROOT=$(TORCH_ROOT) \
 	  -DPython_EXECUTABLE=$(PY) -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
 
 check-tidy: $(STATIC)/build.ninja
 	@mkdir -p $(STATIC)/csrc
 	@printf 'int f(long n) { int j = n; return j; }\n' > $(STATIC)/csrc/planted.cpp
 	$(MUST_FAIL) "narrowing conversion" clang-tidy-$(CLANG_VERSION) --config-file=.clang-tidy $(STATIC)/csrc/planted.cpp --
-	run-clang-tidy-$(CLANG_VERSION) -quiet -hide-progress -j 2 -p $(STATIC) -config-file=.clang-tidy '^$(CURDIR)/csrc/'
+	run-clang-tidy-$(CLANG_VERSION) -quiet -hide-progress -j 2 -p $(STATIC) -config-file=.clang-tidy '^$(CURDIR)/csrc/|/Unity/'
 
 # (The whole library is not linked: clang would bring its own OpenMP runtime beside torch's.)
 check-clang: $(STATIC)/build.ninja

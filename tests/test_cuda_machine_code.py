@@ -49,11 +49,11 @@ def test_every_architecture_that_was_asked_for_is_there():
     assert sorted(ptx) == sorted(wanted_ptx * sources)
 
 
-WITH_SUMS = ("PreluBackward", "Moments", "NormPreluReduce<false>", "NormPreluReduce<true>")
-WITHOUT_OUTPUT = ("Moments", "NormPreluReduce<false>")
+WITH_SUMS = ("PreluBackward", "Moments", "WithoutOutputs<NormPreluReduce>", "NormPreluReduce")
+WITHOUT_OUTPUT = ("Moments", "WithoutOutputs<NormPreluReduce>")
 NORM_PRELU = (
-    *("Moments", "NormPreluForward", "NormPreluReduce<false>", "NormPreluReduce<true>"),
-    *("WithoutSums<NormPreluReduce<true>>", "NormPreluApply"),
+    *("Moments", "NormPreluForward", "WithoutOutputs<NormPreluReduce>", "NormPreluReduce"),
+    *("WithoutSums<NormPreluReduce>", "NormPreluApply"),
 )
 OPERATIONS = ("PreluForward", "PreluBackward", "WithoutSums<PreluBackward>", *NORM_PRELU)
 

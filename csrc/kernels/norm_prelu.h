@@ -50,17 +50,16 @@ struct NormPreluForward {
   }
 };
 
-// The sums that all gradients are made of. With given statistics (kEval) also dL/dx = gz * scale:
-// nothing passes through the statistics then.
-template <bool kEval>
+// The sums that all gradients are made of, and dL/dx = gz * scale with given statistics: nothing
+// passes through the statistics then.
 struct NormPreluReduce {
-  static constexpr int kInputs = 2;               // g, x
-  static constexpr int kOutputs = kEval ? 1 : 0;  // dL/dx
-  static constexpr int kParams = 4;               // mean, scale, bias, slope
-  static constexpr int kSums = 3;                 // gz; gz * (x - mean); g * z where z <= 0
+  static constexpr int kInputs = 2;   // g, x
+  static constexpr int kOutputs = 1;  // dL/dx
+  static constexpr int kParams = 4;   // mean, scale, bias, slope
+  static constexpr int kSums = 3;     // gz; gz * (x - mean); g * z where z <= 0
 
   template <typename V, typename Sums>
-  static constexpr std::array<V, kOutputs> apply(
+  static constexpr std::array<V, 1> apply(
       const std::array<V, 2>& inputs, const std::array<V, 4>& params, Sums& sums) {
     const auto& [g, x] = inputs;
     const auto& [mean, scale, bias, slope] = params;
@@ -71,11 +70,7 @@ struct NormPreluReduce {
     sums[0].add(gz);
     sums[1].add_product(gz, d);
     sums[2].add_product(g, z, !positive);
-    if constexpr (kEval) {
-      return {gz * scale};
-    } else {
-      return {};
-    }
+    return {gz * scale};
   }
 };
 

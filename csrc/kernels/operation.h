@@ -74,6 +74,19 @@ struct WithoutSums : Op {
   }
 };
 
+// Its sums alone.
+template <typename Op>
+struct WithoutOutputs : Op {
+  static constexpr int kOutputs = 0;
+
+  template <typename V, size_t kInputs, typename Params, typename Sums>
+  static constexpr std::array<V, 0> apply(
+      const std::array<V, kInputs>& inputs, const Params& params, Sums& sums) {
+    Op::apply(inputs, params, sums);
+    return {};
+  }
+};
+
 // What a plan needs to know of an operation.
 struct OperationCounts {
   int inputs;

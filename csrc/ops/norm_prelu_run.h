@@ -116,7 +116,7 @@ class NormPreluRun {
         grad_input.defined() ? grad_input.mutable_data_ptr<scalar_t>() + first_element() : nullptr};
     const std::array<Param, 4> params{mean(), param(kScale), param(kBias), param(kSlope)};
     if (shares == nullptr) {
-      using Op = WithoutSums<NormPreluReduce<true>>;
+      using Op = WithoutSums<NormPreluReduce>;
       return run_alone(Engine::template sweep<Op, scalar_t>(g_and_x, result, params, NoStep()));
     }
     const bool through_statistics = training && grad_input.defined();
@@ -131,11 +131,11 @@ class NormPreluRun {
         through_statistics ? rows_[kOffset] : nullptr,
         through_statistics ? rows_[kFactor] : nullptr};
     if (!training) {
-      using Op = NormPreluReduce<true>;
+      using Op = NormPreluReduce;
       return run_alone(Engine::template sweep<Op, scalar_t>(g_and_x, result, params, step));
     }
-    auto reduce =
-        Engine::template sweep<NormPreluReduce<false>, scalar_t>(g_and_x, {}, params, step);
+    auto reduce = Engine::template sweep<WithoutOutputs<NormPreluReduce>, scalar_t>(
+        g_and_x, {}, params, step);
     if (!through_statistics) {
       return run_alone(std::move(reduce));
     }

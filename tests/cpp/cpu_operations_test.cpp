@@ -31,8 +31,8 @@ using AllCases = typename TypesOf<decltype(std::tuple_cat(
     InAllTypes<Everything>(),
     InAllTypes<Moments>(),
     InAllTypes<NormPreluForward>(),
-    InAllTypes<NormPreluReduce<false>>(),
-    InAllTypes<NormPreluReduce<true>>(),
+    InAllTypes<WithoutOutputs<NormPreluReduce>>(),
+    InAllTypes<NormPreluReduce>(),
     InAllTypes<NormPreluApply>()))>::type;
 
 template <typename Case>

@@ -72,9 +72,9 @@ TYPED_TEST(CpuSides, AllSweepsOfNormAndPreluTakeTheSameSide) {
     const cpu::Operands<NormPreluForward, scalar_t> forward{
         {x.data()}, {y.data()}, {param(mean), param(scale), param(bias), param(infinite)}};
     const std::array<const scalar_t*, 2> inputs{g.data(), x.data()};
-    const cpu::Operands<NormPreluReduce<false>, scalar_t> reduce{
+    const cpu::Operands<WithoutOutputs<NormPreluReduce>, scalar_t> reduce{
         inputs, {}, {param(mean), param(scale), param(bias), param(zero)}};
-    const cpu::Operands<NormPreluReduce<true>, scalar_t> reduce_eval{
+    const cpu::Operands<NormPreluReduce, scalar_t> reduce_eval{
         inputs, {eval.data()}, reduce.params};
     const cpu::Operands<NormPreluApply, scalar_t> apply{
         inputs,

@@ -188,7 +188,7 @@ TYPED_TEST(CpuSweeps, AStepTurnsSumsOfTheGradientIntoParamsOfItsResult) {
   for (const Mode& mode : modes()) {
     const ChannelView& view = mode.view;
     // The first sweep's tensors and params, chosen so that rounding decides nothing.
-    Problem<NormPreluReduce<false>, scalar_t> problem(
+    Problem<WithoutOutputs<NormPreluReduce>, scalar_t> problem(
         view, {.random = true, .wide_params = true}, this->random_);
     const auto reduce = problem.operands();
     const double count = view.outer * view.inner;
@@ -230,7 +230,7 @@ TYPED_TEST(CpuSweeps, AStepTurnsSumsOfTheGradientIntoParamsOfItsResult) {
       }
     }
   }
-  for (const int64_t nonzero : Oracle<NormPreluReduce<false>, scalar_t>::nonzero_sums) {
+  for (const int64_t nonzero : Oracle<WithoutOutputs<NormPreluReduce>, scalar_t>::nonzero_sums) {
     EXPECT_GT(nonzero, 0);
   }
 }
@@ -241,7 +241,7 @@ TYPED_TEST(CpuSweeps, AStepTurnsSumsOfTheGradientIntoParamsOfItsResult) {
 // the number of threads.
 TYPED_TEST(CpuSweeps, TheGradientOfOneSlopeForAllChannels) {
   using scalar_t = TypeParam;
-  using Op = NormPreluReduce<true>;
+  using Op = NormPreluReduce;
   for (const ChannelView& view : {ChannelView{6, 24, 151}, ChannelView{900, 20, 1}}) {
     Problem<Op, scalar_t> problem(
         view, {.random = true, .wide_params = true, .param_stride = 0}, this->random_);

@@ -20,8 +20,8 @@ void for_each_operation(const Check& check) {
   check.template operator()<Everything>("Everything");
   check.template operator()<Moments>("Moments");
   check.template operator()<NormPreluForward>("NormPreluForward");
-  check.template operator()<NormPreluReduce<true>>("NormPreluReduce<true>");
-  check.template operator()<NormPreluReduce<false>>("NormPreluReduce<false>");
+  check.template operator()<NormPreluReduce>("NormPreluReduce");
+  check.template operator()<WithoutOutputs<NormPreluReduce>>("WithoutOutputs<NormPreluReduce>");
   check.template operator()<NormPreluApply>("NormPreluApply");
 }
 

@@ -118,7 +118,7 @@ TYPED_TEST(Steps, StepBetweenTwo) {
 // kernel. One that is not wanted is not written.
 TYPED_TEST(Steps, SharedValues) {
   using scalar_t = TypeParam;
-  using Op = NormPreluReduce<false>;
+  using Op = WithoutOutputs<NormPreluReduce>;
   Seen seen{};
   for (const ChannelView view : {ChannelView{9, 3, 150}, {5, 700, 1}, {3, 5003, 1}}) {
     Problem<scalar_t> problem({view}, Fill::kExact, Op::kParams, [&](int i) {

@@ -7,19 +7,6 @@
 
 namespace torch_ext::cpu::CPU_CAPABILITY {
 
-// The operation, for calls in which only its sums are wanted.
-template <typename Op>
-struct WithoutOutputs : Op {
-  static constexpr int kOutputs = 0;
-
-  template <typename V, size_t kInputs, typename Params, typename Sums>
-  C10_ALWAYS_INLINE static std::array<V, 0> apply(
-      const std::array<V, kInputs>& inputs, const Params& params, Sums& sums) {
-    Op::apply(inputs, params, sums);
-    return {};
-  }
-};
-
 template <typename Op, typename scalar_t>
 void run_tasks(
     const Plan& plan, int64_t first, int64_t last, const Operands<Op, scalar_t>& operands) {

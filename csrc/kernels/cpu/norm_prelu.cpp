@@ -5,7 +5,7 @@
 
 TORCH_EXT_INSTANTIATE(torch_ext::Moments)
 TORCH_EXT_INSTANTIATE(torch_ext::NormPreluForward)
-TORCH_EXT_INSTANTIATE(torch_ext::NormPreluReduce<false>)
-TORCH_EXT_INSTANTIATE(torch_ext::NormPreluReduce<true>)
-TORCH_EXT_INSTANTIATE(torch_ext::WithoutSums<torch_ext::NormPreluReduce<true>>)
+TORCH_EXT_INSTANTIATE(torch_ext::WithoutOutputs<torch_ext::NormPreluReduce>)
+TORCH_EXT_INSTANTIATE(torch_ext::NormPreluReduce)
+TORCH_EXT_INSTANTIATE(torch_ext::WithoutSums<torch_ext::NormPreluReduce>)
 TORCH_EXT_INSTANTIATE(torch_ext::NormPreluApply)
