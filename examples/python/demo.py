@@ -7,6 +7,7 @@ Exits with status 1 when a check fails.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -73,4 +74,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter
     sys.exit(main())
