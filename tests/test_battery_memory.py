@@ -119,7 +119,7 @@ def test_nothing_outside_is_touched_by_stores_past_the_caches(operator):
 
 def _problem(operator):
     """Many tasks: partial sums. Other data in another order: a copy."""
-    case = Case("no memory", (2 if operator.most else 16, 33, 33, 31), (33,), rotated)
+    case = Case("no memory", (2 if operator.most else 16, 33, 65, 31), (33,), rotated)
     return operator.make(case, (torch.float32, torch.float32))
 
 

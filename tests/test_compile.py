@@ -113,7 +113,8 @@ LOSSES = {
 
 @pytest.mark.parametrize("wanted", ((0,), (1,), (0, 1)), ids=("input", "weight", "both"))
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_compiled_autograd_runs_the_second_order(loss, wanted, device):
+@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
+def test_compiled_autograd_runs_the_second_order(backend, loss, wanted, device):
     """A gradient that does not depend on an operand meets one that does, at each leaf."""
 
     def gradients(compiled):
@@ -125,7 +126,7 @@ def test_compiled_autograd_runs_the_second_order(loss, wanted, device):
         leaves[1].requires_grad_()
         value = loss(prelu, *leaves, wanted)
         if compiled:
-            compiler = torch.compile(backend="aot_eager", fullgraph=True)
+            compiler = torch.compile(backend=backend, fullgraph=True)
             with torch._dynamo.compiled_autograd._enable(compiler):
                 value.backward()
         else:

@@ -74,7 +74,7 @@ struct WithoutSums : Op {
   }
 };
 
-// Its sums alone.
+// The operation without its outputs: its sums alone.
 template <typename Op>
 struct WithoutOutputs : Op {
   static constexpr int kOutputs = 0;
