@@ -30,7 +30,7 @@ check-cuda: environment static-tools
 	@test -e $(CUDA_HOME)/include/cuda_runtime.h || { echo "torch_ext: no CUDA toolkit at CUDA_HOME=$(CUDA_HOME)" >&2; exit 1; }
 	echo '__global__ void f(long long n, int* x) { int j = n; *x = j; }' \
 	  | $(MUST_FAIL) "Wshorten-64-to-32" $(CUDA_FRONT_END) -
-	$(CUDA_FRONT_END) $(wildcard csrc/ops/*_cuda.cu)
+	$(CUDA_FRONT_END) $(wildcard csrc/kernels/cuda/*.cu csrc/ops/*_cuda.cpp)
 
 $(STATIC)/build.ninja: CMakeLists.txt tests/cpp/CMakeLists.txt $(wildcard cmake/*.cmake) | environment system static-tools
 	cmake -S . -B $(STATIC) -G Ninja -DCMAKE_CXX_COMPILER=$(CLANGXX) -DTORCH_EXT_CUDA=OFF -DTORCH_EXT_TESTS=ON \

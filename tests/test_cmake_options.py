@@ -331,7 +331,7 @@ def test_nvcc_and_its_shell_take_folders_of_any_other_name(tmp_path, generator):
         *("-DTORCH_EXT_CUDA=ON", "-DTORCH_EXT_OPENMP=OFF", "-DTORCH_CUDA_ARCH_LIST=9.0"),
         *(f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DCMAKE_GENERATOR={generator}"),
     )
-    [command] = commands(build, "/prelu_cuda.cu")
+    [command] = commands(build, "cuda/prelu.cu")
     source, preprocessed = folder / "name.cu", tmp_path / "name.ii"
     source.write_text("#include <ATen/core/Tensor.h>\nconst char* ours = __FILE__;\n")
     (root / "include" / "ATen" / "core" / "Tensor.h").write_text("const char* torchs = __FILE__;\n")

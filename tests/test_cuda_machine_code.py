@@ -44,7 +44,7 @@ def architectures():
 def test_every_architecture_that_was_asked_for_is_there():
     machine_codes, ptx = machine_code.embedded(LIBRARY)
     wanted, wanted_ptx = architectures()
-    sources = len(list((REPOSITORY / "csrc" / "ops").glob("*.cu")))
+    sources = len(list((REPOSITORY / "csrc" / "kernels" / "cuda").glob("*.cu")))
     assert sorted(machine_codes) == sorted(wanted * sources)
     assert sorted(ptx) == sorted(wanted_ptx * sources)
 

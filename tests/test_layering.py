@@ -139,7 +139,7 @@ GOOD_INCLUDES = (
     ("kernels/cuda/x.cuh", "#include <cuda_runtime.h>\n#include <c10/util/Half.h>"),
     ("kernels/cuda/launch.cuh", "#include <c10/cuda/CUDAStream.h>"),
     ("kernels/x.h", "#include <c10/macros/Macros.h>"),
-    ("ops/x_cuda.cu", '#include <c10/cuda/CUDAGuard.h>\n#include "kernels/cuda/launch.cuh"'),
+    ("ops/x_cuda.cpp", '#include <c10/cuda/CUDAGuard.h>\n#include "kernels/cuda/launch.h"'),
     (
         "ops/x.cpp",
         "#include <ATen/core/Tensor.h>\n#include <torch/library.h>\n#include <torch_ext/prelu.h>",

@@ -139,6 +139,7 @@ STATE = {
         "const: the dispatcher's handle"
     ),
     r"torch_ext::cpu::instruction_set_in_use\(\)::chosen": "const: for this processor",
+    r"torch_ext::cpu::tuning_in_use\(\)::cache": "const: of this processor",
     r"torch_ext::enter_override_aten\(\)::(ours|library)": "made by the first override, then const",
     r"torch_ext::TORCH_LIBRARY_\w+": "registrations, taken back when the library is unloaded",
 }

@@ -337,7 +337,7 @@ MUTANTS = (
     ),
     Mutant(
         "kernels run on the input's device",
-        "csrc/ops/prelu_cuda.cu",
+        "csrc/ops/prelu_cuda.cpp",
         "  const c10::cuda::CUDAGuard guard(args.input().device());\n  at::Tensor output",
         "  at::Tensor output",
         SOURCES,

@@ -8,7 +8,7 @@
 #include <array>
 #include <cstdint>
 
-#include "kernels/cuda/operands.cuh"
+#include "kernels/cuda/operands.h"
 #include "kernels/cuda/plan.h"
 #include "kernels/cuda/sums.cuh"
 #include "kernels/cuda/traversal.h"

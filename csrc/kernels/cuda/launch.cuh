@@ -1,5 +1,5 @@
-// Runs an operation on the current GPU and stream: run<Op>. Only this file uses PyTorch's stream,
-// allocator and checks. Knows no tensors and no operation.
+// Defines what launch.h declares, for the source file of an operator to instantiate. Only this file
+// uses PyTorch's stream, allocator and checks. Knows no tensors and no operation.
 #pragma once
 
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -13,8 +13,8 @@
 #include <mutex>
 
 #include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/run.cuh"
-#include "kernels/step.h"
 
 namespace torch_ext::cuda {
 
@@ -76,10 +76,8 @@ inline c10::DataPtr workspace(int64_t bytes) {
   return c10::cuda::CUDACachingAllocator::get()->allocate(static_cast<size_t>(bytes));
 }
 
-// Runs the operation on every element, and the step on every channel's sums. For at least one
-// element.
-template <typename Op, typename scalar_t, typename Step = NoStep>
-void run(const ChannelView& view, Operands<Op, scalar_t> data, const Step& step = {}) {
+template <typename Op, typename scalar_t, typename Step>
+void run(const ChannelView& view, Operands<Op, scalar_t> data, const Step& step) {
   const void* any_kernel = reinterpret_cast<const void*>(run_planes<Op, false, scalar_t, Step>);
   const Gpu& gpu = current_gpu(any_kernel);
   const Work work = align(data, view);
@@ -92,16 +90,24 @@ void run(const ChannelView& view, Operands<Op, scalar_t> data, const Step& step 
   run_plan(work, plan, data, step, kLaunch);
 }
 
-// Adds rows of values, one for each channel, in their order, and takes the step: see run.cuh.
 template <typename Step>
 void add_rows(const double* rows, int64_t channels, int64_t count, const Step& step) {
   run_finish(rows, channels, count, step, kLaunch);
 }
 
-// function(i) for i from 0 to count - 1.
 template <typename Function>
 void for_each_channel(int64_t count, const Function& function) {
   run_for_each(count, function, kLaunch);
 }
 
 }  // namespace torch_ext::cuda
+
+// Instantiates run() of an operation and its step, and the other two, for one type of element.
+#define TORCH_EXT_INSTANTIATE_RUN(Op, scalar_t, ...)             \
+  template void torch_ext::cuda::run<Op, scalar_t, __VA_ARGS__>( \
+      const torch_ext::ChannelView&, torch_ext::cuda::Operands<Op, scalar_t>, const __VA_ARGS__&);
+#define TORCH_EXT_FOR_EACH_TYPE(INSTANTIATE) \
+  INSTANTIATE(double)                        \
+  INSTANTIATE(float)                         \
+  INSTANTIATE(c10::Half)                     \
+  INSTANTIATE(c10::BFloat16)

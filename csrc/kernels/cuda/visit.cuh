@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/memory.cuh"
-#include "kernels/cuda/operands.cuh"
+#include "kernels/cuda/operands.h"
 #include "kernels/cuda/sums.cuh"
 #include "kernels/cuda/traversal.h"
 #include "kernels/cuda/tuning.h"

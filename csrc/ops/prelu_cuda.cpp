@@ -10,8 +10,7 @@
 #include <array>
 #include <tuple>
 
-#include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/operands.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/operation.h"
 #include "kernels/prelu.h"
 #include "kernels/step.h"

@@ -5,8 +5,7 @@
 
 #include <utility>
 
-#include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/operands.cuh"
+#include "kernels/cuda/launch.h"
 #include "ops/norm_prelu_run.h"
 
 namespace torch_ext {
