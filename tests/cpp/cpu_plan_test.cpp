@@ -322,5 +322,26 @@ TEST(CpuPlan, OnlyWholeLinesOfLargeResultsBypassTheCaches) {
   EXPECT_FALSE(Plan({1, 1, 4096}, 4, counts).should_bypass_caches(line));
 }
 
+TEST(CpuPlan, SoDoesAResultWhoseTensorsExceedTheLastLevelCache) {
+  alignas(64) static std::array<std::byte, 64> memory;
+  const auto bypasses = [](int64_t elements, const OperationCounts& counts) {
+    Tuning tuning;
+    tuning.last_level_bytes = 3 * 4096 * 4;
+    return Plan({1, 1, elements}, 4, counts, tuning).should_bypass_caches(memory.data());
+  };
+  EXPECT_TRUE(bypasses(4096, counts_of<PreluBackward>()));
+  EXPECT_FALSE(bypasses(4095, counts_of<PreluBackward>()));
+  EXPECT_TRUE(bypasses(6144, counts_of<PreluForward>()));
+  EXPECT_FALSE(bypasses(6143, counts_of<PreluForward>()));
+}
+
+TEST(CpuPlan, JoinedRowsAreWrittenInOnePiece) {
+  alignas(64) static std::array<std::byte, 64> memory;
+  const Plan plan({1 << 20, 20, 1}, 4, counts_of<PreluForward>());
+  ASSERT_GT(plan.joined(), 1);
+  ASSERT_EQ(plan.row_size() * 4 % kTuning.cache_line, 0);
+  EXPECT_TRUE(plan.writes_whole_lines(memory.data()));
+}
+
 }  // namespace
 }  // namespace torch_ext::cpu

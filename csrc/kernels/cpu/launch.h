@@ -15,6 +15,9 @@ namespace torch_ext::cpu {
 // the engine was not compiled for the instruction set that PyTorch names.
 InstructionSet instruction_set_in_use();
 
+// The tuning for this machine and the number of threads.
+Tuning tuning_in_use();
+
 // A Runtime of sweep.h.
 struct PyTorch {
   template <typename Body>
@@ -31,7 +34,8 @@ struct PyTorch {
 // the sweeps touch together.
 template <typename... Sweeps>
 void run(const ChannelView& view, bool stream, int tensors, Sweeps... sweeps) {
-  run(view, {instruction_set_in_use(), stream, tensors}, PyTorch(), std::move(sweeps)...);
+  run(view, {instruction_set_in_use(), stream, tensors, tuning_in_use()}, PyTorch(),
+      std::move(sweeps)...);
 }
 
 template <typename Sweep>

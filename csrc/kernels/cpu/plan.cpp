@@ -28,7 +28,10 @@ Plan::Plan(
     int64_t element_bytes,
     const OperationCounts& counts,
     const Tuning& tuning)
-    : view_(view), element_bytes_(element_bytes), tuning_(tuning) {
+    : view_(view),
+      element_bytes_(element_bytes),
+      tensors_(counts.inputs + counts.outputs),
+      tuning_(tuning) {
   const bool few_rows = view.outer < tuning.few_rows && view.inner >= tuning.tiny_plane;
   const int64_t min_plane = element_bytes == 2 ? tuning.min_plane_16_bit : tuning.min_plane;
   if (view.inner >= min_plane || view.channels == 1 || few_rows) {
@@ -108,7 +111,7 @@ int64_t Plan::row_size() const {
 bool Plan::writes_whole_lines(const void* output) const {
   const bool planes = traversal_ == Traversal::kPlanes;
   const int64_t run = planes ? view_.inner : row_size();
-  const int64_t piece = planes ? inner_block_ : channel_block_ * view_.inner;
+  const int64_t piece = planes ? inner_block_ : joined_ * channel_block_ * view_.inner;
   const auto begins_lines = [&](int64_t elements, int64_t of) {
     return elements >= of || elements * element_bytes_ % tuning_.cache_line == 0;
   };
@@ -117,8 +120,9 @@ bool Plan::writes_whole_lines(const void* output) const {
 }
 
 bool Plan::should_bypass_caches(const void* output) const {
-  return output != nullptr && view_.numel() * element_bytes_ >= tuning_.bypass_bytes &&
-         writes_whole_lines(output);
+  const int64_t bytes = view_.numel() * element_bytes_;
+  const bool large = bytes >= tuning_.bypass_bytes || bytes * tensors_ >= tuning_.last_level_bytes;
+  return output != nullptr && large && writes_whole_lines(output);
 }
 
 // Work that is worth sharing is divided into a multiple of task_multiple tasks.

@@ -84,6 +84,7 @@ class Plan {
 
   ChannelView view_;
   int64_t element_bytes_;
+  int tensors_;  // inputs and outputs
   Tuning tuning_;
   Traversal traversal_ = Traversal::kPlanes;
   int64_t joined_ = 1;
