@@ -1,5 +1,8 @@
 """Interleaved timing: contenders take turns in one process, and disturbed rounds do not count."""
 
+import itertools
+import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from pathlib import Path
 SAMPLE_SECONDS = 0.02  # default: calls are repeated until one sample takes that long
 TOLERATED_WAIT = 0.02  # share of a round that threads may have waited for a processor
 PATIENCE = 2  # at most this many times the requested rounds
+RESAMPLES = 2000  # of the rounds, for an interval
 
 Run = Callable[[], object]
 Contenders = dict[str, Run]
@@ -22,10 +26,25 @@ class Timing:
     rounds: int
     thrown_away: int
     disturbed: bool  # too few rounds were quiet, so all of them count
+    intervals: dict[
+        str, tuple[float, float]
+    ]  # "rival/ours": where that ratio is, with 95 % confidence
 
     def ratio(self, rival: str, ours: str = "ours") -> float:
         """How many times as fast as the rival."""
         return self.seconds[rival] / self.seconds[ours]
+
+    def uncertainty(self, rival: str, ours: str = "ours") -> float:
+        """Half the width of the ratio's interval."""
+        low, high = self.intervals[f"{rival}/{ours}"]
+        return (high - low) / 2
+
+    @property
+    def width(self) -> float:
+        """Of the widest interval, as a share of the ratio."""
+        return max(
+            (2 * (high - low) / (high + low) for low, high in self.intervals.values()), default=0
+        )
 
 
 def interleaved(
@@ -33,8 +52,11 @@ def interleaved(
     rounds: int,
     prepare: Contenders | None = None,
     sample_seconds: float = SAMPLE_SECONDS,
+    width: float = math.inf,
+    patience_seconds: float = 0.0,
 ) -> Timing:
-    """Times all contenders in turn, round by round.
+    """Times all contenders in turn, round by round: so many rounds, and then, for at most
+    `patience_seconds`, until the intervals are no wider than `width`.
 
     Before each sample there is an untimed call of the same contender, so that it finds caches, heap
     and pages as it left them itself, and before that the contender's entry in `prepare` is called.
@@ -57,21 +79,50 @@ def interleaved(
         calls[name] = _calls_per_sample(run, sample_seconds)
     quiet: list[dict[str, float]] = []
     every: list[dict[str, float]] = []
-    while len(quiet) < rounds and len(every) < PATIENCE * rounds:
+    start = time.perf_counter()
+
+    def is_wide() -> bool:
+        if width == math.inf or time.perf_counter() - start > patience_seconds:
+            return False
+        return _timing(quiet, every, rounds).width > width
+
+    while (len(quiet) < rounds and len(every) < PATIENCE * rounds) or is_wide():
         waited, began = _seconds_waited(), time.perf_counter()
         seconds = {name: sample(name) for name in contenders}
         wait_share = (_seconds_waited() - waited) / (time.perf_counter() - began)
         every.append(seconds)
         if wait_share <= TOLERATED_WAIT:
             quiet.append(seconds)
+    return _timing(quiet, every, rounds)
+
+
+def _timing(quiet: list[dict[str, float]], every: list[dict[str, float]], rounds: int) -> Timing:
     disturbed = len(quiet) < min(rounds, 5)
     counted = every if disturbed else quiet
     return Timing(
-        {name: statistics.median(each[name] for each in counted) for name in contenders},
+        {name: statistics.median(each[name] for each in counted) for name in counted[0]},
         len(counted),
         len(every) - len(counted),
         disturbed,
+        {
+            f"{rival}/{ours}": _interval(counted, rival, ours)
+            for rival, ours in itertools.combinations(counted[0], 2)
+        },
     )
+
+
+def _interval(rounds: list[dict[str, float]], rival: str, ours: str) -> tuple[float, float]:
+    """The 95 % interval of a quotient of medians, by the bootstrap over rounds (Efron 1979)."""
+    pick = random.Random(0).choices
+
+    def quotient(drawn: list[dict[str, float]]) -> float:
+        rival_median, our_median = (
+            statistics.median(r[name] for r in drawn) for name in (rival, ours)
+        )
+        return rival_median / our_median
+
+    found = sorted(quotient(pick(rounds, k=len(rounds))) for _ in range(RESAMPLES))
+    return found[RESAMPLES // 40], found[-1 - RESAMPLES // 40]
 
 
 def _seconds_per_call(run: Run, calls: int) -> float:

@@ -10,6 +10,7 @@ import argparse
 import copy
 import importlib.metadata
 import os
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 import torch_ext
 
 SAMPLE_SECONDS = 0.2  # calls are repeated until a sample takes that long
+WIDTH = 0.03  # of the 95 % interval of a ratio, wanted
 GRADIENT_TOLERANCE = 1e-5  # of the norm: slope gradients are summed in another order
 # With fused norms values differ by rounding, in each layer, and those next to zero change sides.
 FUSED_TOLERANCE = 1e-4  # of the norm of an output
@@ -71,8 +73,15 @@ class Measured:
         """Milliseconds of PyTorch's, how many times as fast the others are, PReLU's share of two."""
         stock = self.timing.seconds["stock"] * 1e3
         shares = f"{self.stock_prelu_share:9.1%}{self.ours_prelu_share:7.1%}"
-        fused = f"{self.timing.ratio('stock', 'fused'):7.2f}" if self.has_fused else f"{'':7}"
-        return f"{stock:9.1f}{self.timing.ratio('stock'):9.2f}{fused}{shares}"
+        pairs = [
+            ("stock", "ours"),
+            *([("stock", "fused"), ("ours", "fused")] if self.has_fused else []),
+        ]
+        ratios = "".join(
+            f"{self.timing.ratio(*pair):7.2f}±{self.timing.uncertainty(*pair):.2f}"
+            for pair in pairs
+        )
+        return f"{stock:9.1f}{ratios:36}{shares}"
 
     @property
     def has_fused(self) -> bool:
@@ -239,9 +248,9 @@ def prelu_share(run: Run, calls: int) -> float:
     return float(prelu / totals["whole call"])
 
 
-def timed(runs: dict[str, Run], rounds: int) -> Measured:
-    """Times both models in turns, and lets the profiler find PReLU's share of each."""
-    timing = interleaved(runs, rounds, sample_seconds=SAMPLE_SECONDS)
+def timed(runs: dict[str, Run], rounds: int, patience_seconds: float) -> Measured:
+    """Times the models in turns, and lets the profiler find PReLU's share of each."""
+    timing = interleaved(runs, rounds, None, SAMPLE_SECONDS, WIDTH, patience_seconds)
     calls = max(1, round(SAMPLE_SECONDS / timing.seconds["stock"]))
     return Measured(timing, *(prelu_share(runs[name], calls) for name in ("stock", "ours")))
 
@@ -256,7 +265,7 @@ def contenders(model: nn.Module, example: Tensor) -> tuple[Models, torch_ext.Swa
     return models | ({"fused": fused} if norms else {}), swap, norms
 
 
-def measure(case: Case, model: nn.Module, rounds: int) -> Row:
+def measure(case: Case, model: nn.Module, rounds: int, patience_seconds: float) -> Row:
     """Compares, then times, the training step and the inference of one model."""
     spread_slopes(model)
     x = torch.randn(case.inference)
@@ -266,7 +275,7 @@ def measure(case: Case, model: nn.Module, rounds: int) -> Row:
         for name, copied in models.items()
     }
     check_outputs(f"{case.name}, inference", passes)
-    forward = timed(passes, rounds)
+    forward = timed(passes, rounds, patience_seconds)
 
     # Last, because it changes the running statistics of batch norms, and not equally often.
     x = torch.randn(case.training)
@@ -287,7 +296,7 @@ def measure(case: Case, model: nn.Module, rounds: int) -> Row:
         norms,
         difference,
         saved,
-        timed(steps, rounds),
+        timed(steps, rounds, patience_seconds),
         forward,
     )
 
@@ -320,9 +329,11 @@ def announced(cases: list[Case]) -> Iterator[Case]:
 
 def table(rows: list[Row]) -> str:
     """One line for each model."""
-    kinds = f"{'training step':>41}{'inference':>41}{'saved for the':>20}"
-    groups = f"{'ms':>9}{'times as fast':>16}{'in PReLU':>16}" * 2 + f"{'backward, MB':>20}"
-    heads = f"{'PyTorch':>9}{'ours':>9}{'fused':>7}{'PyTorch':>9}{'ours':>7}" * 2
+    kinds = f"{'training step':>61}{'inference':>61}{'saved for the':>20}"
+    groups = f"{'ms':>9}{'times as fast':>36}{'in PReLU':>16}" * 2 + f"{'backward, MB':>20}"
+    heads = (
+        f"{'PyTorch':>9}{'ours':>12}{'fused':>12}{'fused/ours':>12}{'PyTorch':>9}{'ours':>7}" * 2
+    )
     heads += f"{'PyTorch':>13}{'fused':>7}"
     lines = [f"{'':32}{kinds}", f"{'':32}{groups}", f"{'model':20}{'PReLU':>6}{'norms':>6}{heads}"]
     for row in rows:
@@ -331,11 +342,21 @@ def table(rows: list[Row]) -> str:
             saved += f"{row.saved_bytes['fused'] / row.saved_bytes['stock']:7.0%}"
         cells = f"{row.training.cells}{row.inference.cells}{saved}"
         lines.append(f"{row.name:20}{row.prelus:6}{row.fused_norms:6}{cells}")
+    for what in ("training", "inference"):
+        timings = [getattr(row, what).timing for row in rows if row.fused_norms]
+        if timings:
+            mean = statistics.geometric_mean(t.ratio("ours", "fused") for t in timings)
+            lines.append(f"fused/ours, {what}: geometric mean {mean:.2f}")
     for row in rows:
         if row.skipped_prelus:
             lines.append(f"{row.name}: {row.skipped_prelus} PReLU could not be replaced")
+        for what, measured in (("training step", row.training), ("inference", row.inference)):
+            if (width := measured.timing.width) > WIDTH:
+                rounds = measured.timing.rounds
+                lines.append(f"{row.name}, {what}: interval {width:.1%} wide after {rounds} rounds")
     lines.append(
-        "times as fast: as PyTorch's modules; ours with replace_prelu, fused with norms as well."
+        "times as fast: as PyTorch's modules, ± half the 95 % interval; ours with replace_prelu, fused with"
+        " norms as well, fused/ours against replace_prelu alone."
     )
     lines.append("in PReLU: PReLU's share of the time.")
     return "\n".join(lines)
@@ -374,6 +395,12 @@ def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (%(default)s)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        help="more rounds for at most so long, until ratios are known to 3 %% (%(default)s)",
+    )
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--only", default="", metavar="TEXT", help="models whose name has TEXT")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
@@ -394,11 +421,11 @@ def main() -> None:
         if isinstance(model, str):
             skipped[case.name] = model
         else:
-            rows.append(measure(case, model, arguments.rounds))
+            rows.append(measure(case, model, arguments.rounds, arguments.seconds))
 
     print(
         f"torch {here['torch']}, {here['processor']}, {here['threads']} threads, "
-        f"{here['capability']}, float32; medians of {arguments.rounds} interleaved rounds; "
+        f"{here['capability']}, float32; medians of interleaved rounds; "
         f"load before: {here['load_average']:.1f}\n"
     )
     if rows:

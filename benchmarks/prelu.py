@@ -7,6 +7,7 @@ x). Backward is timed on a retained graph; a step is forward and backward with a
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -28,6 +29,7 @@ from torch import Tensor
 
 import torch_ext
 
+HUGE_PAGES_FROM = 32 << 20  # bytes of a tensor
 TENSORS_AT_ONCE = (
     9  # of full size that a row may need: inputs, outputs, the temporaries of PyTorch's backward
 )
@@ -117,12 +119,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default: 9)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-scaling", action="store_true", help="leave thread scaling out")
+    parser.add_argument(
+        "--huge-pages",
+        action="store_true",
+        help="the cases from 32 MiB, with THP_MEM_ALLOC_ENABLE=1 for all contenders",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios (.png, .svg)")
     return parser.parse_args()
 
 
-def fits(case: Case, tensors: int) -> bool:
+def is_wanted(case: Case, tensors: int, huge_pages: bool) -> bool:
+    if huge_pages and case.bytes < HUGE_PAGES_FROM:
+        return False
     if tensors * case.bytes < memory.available_bytes():
         return True
     print(f"does not fit into memory, left out: {case.title}")
@@ -131,6 +140,10 @@ def fits(case: Case, tensors: int) -> bool:
 
 def main() -> None:
     options = arguments()
+    if options.huge_pages and os.environ.get("THP_MEM_ALLOC_ENABLE") != "1":
+        # PyTorch reads it once, when it starts.
+        environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     # A retained graph may run backward twice only if its buffers are not given away.
     torch._functorch.config.donated_buffer = False
     listed = [
@@ -138,11 +151,11 @@ def main() -> None:
         for case in (all_cases() if options.all else core_cases())
         if options.only in case.title
     ]
-    cases = [case for case in listed if fits(case, TENSORS_AT_ONCE)]
+    cases = [case for case in listed if is_wanted(case, TENSORS_AT_ONCE, options.huge_pages)]
     norms = [
         case
         for case in norm_layers.chosen_cases(options.only)
-        if fits(case, norm_layers.TENSORS_AT_ONCE)
+        if is_wanted(case, norm_layers.TENSORS_AT_ONCE, options.huge_pages)
     ]
     rows, norm_rows = [], []
     columns = (TextColumn("{task.description}"), *Progress.get_default_columns()[1:])
