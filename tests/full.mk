@@ -5,6 +5,7 @@
 #   make pythons   the wheel built with other Pythons, and the contract with each; PYTHONS="3.13" for one
 #   make torches   the contract on each torch between the oldest and the newest; TORCHES="2.13.0" for one
 #   make aarch64   the CPU kernels for Arm: compiled here, their machine code looked at, their tests emulated
+#   make aarch64-package   the whole package in an emulated Debian for Arm, and the tests of values
 #   make full      these, the checkers of sanitizers.mk with FULL=1, `pytest -m full`, the CUDA package: hours;
 #                  FULL_ARGS="tsan fuzz" for some. What came of it: tests/full_result.txt
 
@@ -13,7 +14,7 @@ REPEATS ?= 20
 COVERAGE := $(BUILD)-coverage
 
 PYTHONS ?=
-.PHONY: full mutants coverage repeat pythons torches aarch64
+.PHONY: full mutants coverage repeat pythons torches aarch64 aarch64-package
 
 full: environment $(VENV)/.bench-ready
 	$(PY) tests/full.py $(FULL_ARGS)
@@ -84,3 +85,7 @@ aarch64: system environment
 	TORCH_EXT_AARCH64=$(abspath $(AARCH64)) $(PY) -m pytest tests/test_aarch64_machine_code.py
 	for test in $(AARCH64_TESTS); do \
 	  qemu-aarch64-static -L /usr/aarch64-linux-gnu $(AARCH64)/tests/cpp/$$test --gtest_brief=1 || exit 1; done
+
+aarch64-package: environment
+	@{ command -v debootstrap qemu-aarch64-static; } >/dev/null || $(call debian_packages,debootstrap qemu-user-static)
+	$(PY) tests/pythons/aarch64.py $(TORCH_VERSION)
