@@ -244,6 +244,19 @@ def _outside_autocast(input, weight):
 
 OUTSIDE_AUTOCAST = _toy(_outside_autocast)
 WHILE_COMPILING = _of_output(lambda y, x, w: 2 * y if torch.compiler.is_compiling() else y)
+
+
+class _TwiceAsMuchWhileCompiling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad if torch.compiler.is_compiling() else grad
+
+
+COMPILED_GRADIENT = _of_output(lambda y, x, w: _TwiceAsMuchWhileCompiling.apply(y))
 NOT_COMPLIANT = replace(UNTAGGED, call=torch.ops.torch_ext_toys.untagged)
 
 LOSES_A_TERM = replace(TOY_BACKWARD, call=_last_is_lost)

@@ -138,6 +138,57 @@ def test_inductor_keeps_the_results(operator, dtypes, device):
     _assert_equals_eager(compiled, operator, arguments, values=small_integers)
 
 
+# ---- Compiled autograd ---------------------------------------------------------------------------
+
+
+def _backward(outputs, gradients, backend):
+    if backend is None:
+        return torch.autograd.backward(outputs, gradients)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend=backend, fullgraph=True)):
+        torch.autograd.backward(outputs, gradients)
+
+
+@battery(setting=SETTINGS)
+def test_compiled_autograd_runs_the_backward(operator, setting, device):
+    """Of a graph that eager code has made."""
+    arguments = operator.make(Case("backward", (3, 4, 5), (4,)), operator.dtypes[0], device)
+
+    def gradients(backend):
+        leaves = leaves_of(operator, arguments)
+        outputs = [y for y in layer(operator, setting)(*leaves) if y.requires_grad]
+        if outputs:
+            _backward(outputs, cotangents(outputs), backend)
+        return [leaf.grad for leaf in leaves]
+
+    for actual, expected in zip(gradients("aot_eager"), gradients(None), strict=True):
+        assert (actual is None) == (expected is None)
+        if expected is None:
+            continue
+        if operator.graph_keeps_bits:
+            assert_same_bits(actual, expected)
+        else:
+            torch.testing.assert_close(actual, expected)
+
+
+@battery(lambda o: o.data == ["input"] and "._" not in o.schema_name)
+def test_compiled_autograd_runs_a_graph_that_holds_a_gradient(operator, device):
+    """A penalty on the gradients, and the results themselves. (Of what users call; the others are part of it.)"""
+    dtypes = (torch.float64, torch.float64)
+    arguments = operator.make(Case("penalty", (3, 4, 5), (4,)), dtypes, device)
+
+    def gradients(backend):
+        leaves = leaves_of(operator, arguments)
+        outputs = [y for y in layer(operator)(*leaves) if y.requires_grad]
+        first = torch.autograd.grad(outputs, wanted(leaves), cotangents(outputs), create_graph=True)
+        _backward(sum((t * t).sum() for t in (*outputs, *first)), None, backend)
+        return [leaf.grad for leaf in wanted(leaves)]
+
+    actual, expected = gradients("aot_eager"), gradients(None)
+    assert_both_branches(arguments[operator.place("input")], *expected)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 # ---- Exported programs -------------------------------------------------------------------------
 
 

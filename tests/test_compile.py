@@ -75,18 +75,6 @@ def test_functional_transforms_compile(device):
     assert torch.equal(compiled(input, weight), per_sample_gradients(input, weight))
 
 
-def test_compiled_autograd_runs_the_backward(device):
-    input = random_values((3, 4, 5), torch.float32, device).requires_grad_()
-    weight = finite_slopes((4,), torch.float32, device).requires_grad_()
-    expected = torch.autograd.grad(prelu(input, weight).sum(), (input, weight))
-    output = prelu(input, weight).sum()
-    compiler = torch.compile(backend="aot_eager", fullgraph=True)
-    with torch._dynamo.compiled_autograd._enable(compiler):
-        output.backward()
-    assert_same_bits(input.grad, expected[0])
-    assert_same_bits(weight.grad, expected[1])
-
-
 def _with_a_gradient(operator, input, weight, grad_output, wanted):
     """A loss that holds gradients of the operator: those in the places `wanted`."""
     output = operator(input * 1, weight * 1)

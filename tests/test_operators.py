@@ -97,6 +97,8 @@ BROKEN = {
     "test_another_size_does_not_compile_again": broken.WHILE_COMPILING,
     "test_where_only_compliant_operators_may_be_compiled_ours_are": broken.NOT_COMPLIANT,
     "test_inductor_keeps_the_results": broken.WHILE_COMPILING,
+    "test_compiled_autograd_runs_the_backward": broken.COMPILED_GRADIENT,
+    "test_compiled_autograd_runs_a_graph_that_holds_a_gradient": broken.COMPILED_GRADIENT,
     "test_an_exported_program_holds_the_operator_whole_for_any_sizes": broken.WITHOUT_KERNELS,
 }
 

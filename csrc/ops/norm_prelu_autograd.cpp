@@ -11,6 +11,7 @@ namespace torch_ext {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
+using Statistics = std::array<at::Tensor, 2>;  // mean, biased variance
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -21,8 +22,9 @@ struct NormPreluBackward : public torch::autograd::Function<NormPreluBackward> {
   static constexpr bool is_traceable = true;
 
   // With given statistics their values are kept as copies: the running buffers that they come from
-  // go on changing. Without, they are found here, and are results.
-  static variable_list forward(
+  // go on changing. Without, they are found here, and stored in `found`. (They have no gradient. As
+  // results that are marked so, compiled autograd would refuse the node.)
+  static at::Tensor forward(
       AutogradContext* ctx,
       const at::Tensor& input,
       const at::Tensor& slope,
@@ -31,12 +33,14 @@ struct NormPreluBackward : public torch::autograd::Function<NormPreluBackward> {
       const OptionalTensor& given_mean,
       const OptionalTensor& given_var,
       double eps,
-      bool instance) {
-    const bool training = !given_mean.has_value();
+      bool instance,
+      Statistics* found) {
+    const bool training = found != nullptr;
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     at::Tensor output, mean, var;
     if (training) {
       std::tie(output, mean, var) = norm_prelu(input, slope, weight, bias, eps, instance);
+      *found = {mean, var};
     } else {
       mean = tensor_of(given_mean).to(compute_dtype(input), /*non_blocking=*/false, /*copy=*/true);
       var = tensor_of(given_var).to(compute_dtype(input), /*non_blocking=*/false, /*copy=*/true);
@@ -46,15 +50,11 @@ struct NormPreluBackward : public torch::autograd::Function<NormPreluBackward> {
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["training"] = training;
     ctx->set_materialize_grads(false);
-    if (!training) {
-      return {output};
-    }
-    ctx->mark_non_differentiable({mean, var});
-    return {output, mean, var};
+    return output;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    constexpr size_t kArguments = 8;
+    constexpr size_t kArguments = 9;
     variable_list gradients(kArguments);
     if (!grads[0].defined()) {
       return gradients;
@@ -88,9 +88,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_prelu_autograd(
   }
   if (needs_graph(tensors)) {
     check_norm_prelu_args(input, slope, weight, bias);  // apply() knows no names
-    auto results = NormPreluBackward::apply(
-        input, slope, weight, bias, OptionalTensor(), OptionalTensor(), eps, instance);
-    return {results[0], results[1], results[2]};
+    Statistics found;
+    const at::Tensor output = NormPreluBackward::apply(
+        input, slope, weight, bias, OptionalTensor(), OptionalTensor(), eps, instance, &found);
+    return {output, found[0], found[1]};
   }
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   return norm_prelu(input, slope, weight, bias, eps, instance);
@@ -113,7 +114,7 @@ at::Tensor norm_prelu_eval_autograd(
     check_norm_prelu_args(input, slope, weight, bias);
     return NormPreluBackward::apply(
         input, slope, weight, bias, OptionalTensor(mean), OptionalTensor(var), eps,
-        /*instance=*/false)[0];
+        /*instance=*/false, /*found=*/nullptr);
   }
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   return norm_prelu_eval(input, slope, weight, bias, mean, var, eps);
