@@ -75,12 +75,30 @@ def test_the_means_and_the_smallest_ratios_are_those_of_the_rows_that_were_measu
         assert rounds_to(min(ratios_of_rows), least)
 
 
+def _assert_fused(row, shown, kept):
+    seconds, saved = row["training"]["timing"]["seconds"], row["saved_bytes"]
+    assert rounds_to(seconds["stock"] / seconds["fused"], shown)
+    assert rounds_to(100 * saved["fused"] / saved["stock"], kept.removesuffix(" %"))
+
+
+def test_the_models_of_the_readme_are_those_that_were_measured():
+    rows = {row["name"]: row for row in results("models")["rows"]}
+    shown = table(README, "whole model |")
+    assert len(shown) >= 5
+    for name, step, fused, kept in shown:
+        assert rounds_to(ratio(rows[name]["training"], "timing", "stock"), step)
+        _assert_fused(rows[name], fused, kept)
+
+
 def test_the_models_figures_are_those_that_were_measured():
     shown = table(BENCHMARKS, "model |")
     rows = results("models")["rows"]
     assert len(shown) == len(rows) > 0
-    for row, (_, share, step, inference) in zip(rows, shown, strict=True):
+    for row, (_, share, step, fused, inference, kept) in zip(rows, shown, strict=True):
         training = row["training"]
+        assert bool(fused) == bool(kept) == bool(row["fused_norms"])
+        if fused:
+            _assert_fused(row, fused, kept)
         shares = [100 * training[f"{who}_prelu_share"] for who in ("stock", "ours")]
         assert all_round_to(shares, re.findall(r"[\d.]+", share))
         assert rounds_to(ratio(training, "timing", "stock"), step)
