@@ -20,38 +20,54 @@
 namespace torch_ext {
 namespace {
 
-template <typename Function>
-void dispatch_dtype(const PreluArgs& args, const Function& function) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, args.input().scalar_type(), "prelu_cuda",
-      [&] { function.template operator()<scalar_t>(); });
+template <typename scalar_t>
+void forward(const PreluArgs& args, const at::Tensor& output) {
+  cuda::Operands<PreluForward, scalar_t> operands{};
+  operands.inputs = {args.input().const_data_ptr<scalar_t>()};
+  operands.outputs = {output.mutable_data_ptr<scalar_t>()};
+  operands.params = {channel_input<scalar_t>(args.weight())};
+  cuda::run(args.view(), operands);
+}
+
+template <typename Op, typename scalar_t>
+cuda::Operands<Op, scalar_t> backward_operands(
+    const PreluArgs& args, const at::Tensor& grad_output, const at::Tensor& grad_input) {
+  cuda::Operands<Op, scalar_t> operands{};
+  operands.inputs = {
+      grad_output.const_data_ptr<scalar_t>(), args.input().const_data_ptr<scalar_t>()};
+  operands.outputs = {grad_input.defined() ? grad_input.mutable_data_ptr<scalar_t>() : nullptr};
+  operands.params = {channel_input<scalar_t>(args.weight())};
+  return operands;
+}
+
+// Either gradient may be undefined: it is then not computed.
+template <typename scalar_t>
+void backward(
+    const PreluArgs& args,
+    const at::Tensor& grad_output,
+    const at::Tensor& grad_input,
+    const at::Tensor& grad_weight) {
+  if (grad_weight.defined()) {
+    const StoreSums<scalar_t, 1> step{{channel_output<scalar_t>(grad_weight)}};
+    cuda::run(
+        args.view(), backward_operands<PreluBackward, scalar_t>(args, grad_output, grad_input),
+        step);
+  } else {
+    using Op = WithoutSums<PreluBackward>;
+    cuda::run(args.view(), backward_operands<Op, scalar_t>(args, grad_output, grad_input));
+  }
 }
 
 at::Tensor prelu_cuda(const at::Tensor& input, const at::Tensor& weight) {
   const PreluArgs args(input, weight, "prelu_cuda");
   const c10::cuda::CUDAGuard guard(args.input().device());
   at::Tensor output = empty_output(args.input());
-  if (output.numel() == 0) {
-    return output;
+  if (output.numel() > 0) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(
+        at::kHalf, at::kBFloat16, input.scalar_type(), "prelu_cuda",
+        [&] { forward<scalar_t>(args, output); });
   }
-  dispatch_dtype(args, [&]<typename scalar_t>() {
-    cuda::Operands<PreluForward, scalar_t> data{};
-    data.inputs = {args.input().const_data_ptr<scalar_t>()};
-    data.outputs = {output.mutable_data_ptr<scalar_t>()};
-    data.params = {channel_input<scalar_t>(args.weight())};
-    cuda::run(args.view(), data);
-  });
   return output;
-}
-
-template <typename Op, typename scalar_t>
-cuda::Operands<Op, scalar_t> backward_operands(
-    const PreluArgs& args, const at::Tensor& grad_output, const at::Tensor& grad_input) {
-  cuda::Operands<Op, scalar_t> data{};
-  data.inputs = {grad_output.const_data_ptr<scalar_t>(), args.input().const_data_ptr<scalar_t>()};
-  data.outputs = {grad_input.defined() ? grad_input.mutable_data_ptr<scalar_t>() : nullptr};
-  data.params = {channel_input<scalar_t>(args.weight())};
-  return data;
 }
 
 std::tuple<at::Tensor, at::Tensor> prelu_backward_cuda(
@@ -61,10 +77,9 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_cuda(
     std::array<bool, 2> output_mask) {
   const PreluArgs args(input, weight, "prelu_backward_cuda");
   const c10::cuda::CUDAGuard guard(args.input().device());
-  const at::Tensor matched = args.match(grad_output);
+  const at::Tensor matching_grad_output = args.match(grad_output);
   const bool empty = args.input().numel() == 0;
-  at::Tensor grad_input;
-  at::Tensor grad_weight;
+  at::Tensor grad_input, grad_weight;
   if (output_mask[0]) {
     grad_input = empty_output(args.input());
   }
@@ -72,19 +87,11 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_cuda(
     grad_weight = empty ? at::zeros(weight.sizes(), weight.options())
                         : at::empty(weight.sizes(), weight.options());
   }
-  if (empty || (!output_mask[0] && !output_mask[1])) {
-    return {grad_input, grad_weight};
+  if (!empty && (output_mask[0] || output_mask[1])) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(
+        at::kHalf, at::kBFloat16, input.scalar_type(), "prelu_backward_cuda",
+        [&] { backward<scalar_t>(args, matching_grad_output, grad_input, grad_weight); });
   }
-  dispatch_dtype(args, [&]<typename scalar_t>() {
-    if (output_mask[1]) {
-      const StoreSums<scalar_t, 1> step{{channel_output<scalar_t>(grad_weight)}};
-      cuda::run(
-          args.view(), backward_operands<PreluBackward, scalar_t>(args, matched, grad_input), step);
-    } else {
-      using Op = WithoutSums<PreluBackward>;
-      cuda::run(args.view(), backward_operands<Op, scalar_t>(args, matched, grad_input));
-    }
-  });
   return {grad_input, grad_weight};
 }
 
