@@ -29,6 +29,7 @@ TOOLS = (
     "expecttest",
 )
 PLATFORMS = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, 40)]
+PLATFORMS.append("--platform=manylinux2014_aarch64")
 TESTS = (
     "tests/test_prelu_definition.py tests/test_battery_values.py tests/test_flush_denormal.py"
     " tests/test_norm_prelu.py -k 'not larger_than_memory'"
