@@ -1,7 +1,6 @@
 """Interleaved timing: contenders take turns in one process, and disturbed rounds do not count."""
 
 import itertools
-import math
 import random
 import statistics
 import time
@@ -16,6 +15,7 @@ RESAMPLES = 2000  # of the rounds, for an interval
 
 Run = Callable[[], object]
 Contenders = dict[str, Run]
+Round = dict[str, float]  # seconds per call of each contender
 
 
 @dataclass
@@ -26,9 +26,8 @@ class Timing:
     rounds: int
     thrown_away: int
     disturbed: bool  # too few rounds were quiet, so all of them count
-    intervals: dict[
-        str, tuple[float, float]
-    ]  # "rival/ours": where that ratio is, with 95 % confidence
+    # "rival/ours": where that ratio is, with 95 % confidence. Only where a width was asked for.
+    intervals: dict[str, tuple[float, float]]
 
     def ratio(self, rival: str, ours: str = "ours") -> float:
         """How many times as fast as the rival."""
@@ -42,9 +41,7 @@ class Timing:
     @property
     def width(self) -> float:
         """Of the widest interval, as a share of the ratio."""
-        return max(
-            (2 * (high - low) / (high + low) for low, high in self.intervals.values()), default=0
-        )
+        return max(2 * (high - low) / (high + low) for low, high in self.intervals.values())
 
 
 def interleaved(
@@ -52,11 +49,11 @@ def interleaved(
     rounds: int,
     prepare: Contenders | None = None,
     sample_seconds: float = SAMPLE_SECONDS,
-    width: float = math.inf,
+    width: float | None = None,
     patience_seconds: float = 0.0,
 ) -> Timing:
     """Times all contenders in turn, round by round: so many rounds, and then, for at most
-    `patience_seconds`, until the intervals are no wider than `width`.
+    `patience_seconds`, until the intervals of all ratios are no wider than `width`.
 
     Before each sample there is an untimed call of the same contender, so that it finds caches, heap
     and pages as it left them itself, and before that the contender's entry in `prepare` is called.
@@ -77,14 +74,17 @@ def interleaved(
         if prepare:
             prepare[name]()
         calls[name] = _calls_per_sample(run, sample_seconds)
-    quiet: list[dict[str, float]] = []
-    every: list[dict[str, float]] = []
+    quiet: list[Round] = []
+    every: list[Round] = []
     start = time.perf_counter()
 
+    def timing() -> Timing:
+        return _timing(quiet, every, rounds, with_intervals=width is not None)
+
     def is_wide() -> bool:
-        if width == math.inf or time.perf_counter() - start > patience_seconds:
+        if width is None or time.perf_counter() - start > patience_seconds:
             return False
-        return _timing(quiet, every, rounds).width > width
+        return timing().width > width
 
     while (len(quiet) < rounds and len(every) < PATIENCE * rounds) or is_wide():
         waited, began = _seconds_waited(), time.perf_counter()
@@ -93,10 +93,10 @@ def interleaved(
         every.append(seconds)
         if wait_share <= TOLERATED_WAIT:
             quiet.append(seconds)
-    return _timing(quiet, every, rounds)
+    return timing()
 
 
-def _timing(quiet: list[dict[str, float]], every: list[dict[str, float]], rounds: int) -> Timing:
+def _timing(quiet: list[Round], every: list[Round], rounds: int, with_intervals: bool) -> Timing:
     disturbed = len(quiet) < min(rounds, 5)
     counted = every if disturbed else quiet
     return Timing(
@@ -107,19 +107,20 @@ def _timing(quiet: list[dict[str, float]], every: list[dict[str, float]], rounds
         {
             f"{rival}/{ours}": _interval(counted, rival, ours)
             for rival, ours in itertools.combinations(counted[0], 2)
+            if with_intervals
         },
     )
 
 
-def _interval(rounds: list[dict[str, float]], rival: str, ours: str) -> tuple[float, float]:
+def _interval(rounds: list[Round], rival: str, ours: str) -> tuple[float, float]:
     """The 95 % interval of a quotient of medians, by the bootstrap over rounds (Efron 1979)."""
     pick = random.Random(0).choices
 
-    def quotient(drawn: list[dict[str, float]]) -> float:
-        rival_median, our_median = (
-            statistics.median(r[name] for r in drawn) for name in (rival, ours)
-        )
-        return rival_median / our_median
+    def quotient(drawn: list[Round]) -> float:
+        def median(name: str) -> float:
+            return statistics.median(each[name] for each in drawn)
+
+        return median(rival) / median(ours)
 
     found = sorted(quotient(pick(rounds, k=len(rounds))) for _ in range(RESAMPLES))
     return found[RESAMPLES // 40], found[-1 - RESAMPLES // 40]

@@ -148,7 +148,12 @@ def _backward(outputs, gradients, backend):
         torch.autograd.backward(outputs, gradients)
 
 
-@battery(setting=SETTINGS)
+def some_results(operator):
+    settings = SETTINGS(operator).items()
+    return {name: s for name, s in settings if any(s.get("output_mask", [True]))}
+
+
+@battery(setting=some_results)
 def test_compiled_autograd_runs_the_backward(operator, setting, device):
     """Of a graph that eager code has made."""
     arguments = operator.make(Case("backward", (3, 4, 5), (4,)), operator.dtypes[0], device)
@@ -156,18 +161,19 @@ def test_compiled_autograd_runs_the_backward(operator, setting, device):
     def gradients(backend):
         leaves = leaves_of(operator, arguments)
         outputs = [y for y in layer(operator, setting)(*leaves) if y.requires_grad]
-        if outputs:
-            _backward(outputs, cotangents(outputs), backend)
+        _backward(outputs, cotangents(outputs), backend)
         return [leaf.grad for leaf in leaves]
 
-    for actual, expected in zip(gradients("aot_eager"), gradients(None), strict=True):
-        assert (actual is None) == (expected is None)
-        if expected is None:
+    expected = gradients(None)
+    assert any(gradient is not None and gradient.norm() > 0 for gradient in expected)
+    for actual, right in zip(gradients("aot_eager"), expected, strict=True):
+        assert (actual is None) == (right is None)
+        if right is None:
             continue
         if operator.graph_keeps_bits:
-            assert_same_bits(actual, expected)
+            assert_same_bits(actual, right)
         else:
-            torch.testing.assert_close(actual, expected)
+            torch.testing.assert_close(actual, right)
 
 
 @battery(lambda o: o.data == ["input"] and "._" not in o.schema_name)

@@ -84,6 +84,22 @@ def installed(name):
     return None
 
 
+def logged(log, *command, **options):
+    """What a command prints; the log has it, too."""
+    print("====", *command, file=log, flush=True)
+    begin = log.tell()
+    subprocess.run(command, stdout=log, stderr=log, check=True, **options)
+    log.seek(begin)
+    return log.read().strip()
+
+
+def inside(log, debian, command, environment):
+    """What a shell command prints in a Debian."""
+    (FOLDER / "cache").mkdir(exist_ok=True)
+    enter = ("unshare", "--mount", "/bin/sh", "-ec", ENTER, debian, FOLDER / "cache")
+    return logged(log, *enter, command, env=ENVIRONMENT | environment)
+
+
 class Place:
     """Where a Python is tried: a folder of this machine, or a Debian; from inside, the folder is `path`."""
 
@@ -106,19 +122,12 @@ class Place:
         (self.folder / "foreign.py").write_text(FOREIGN)
 
     def here(self, *command, **options):
-        """What it prints; the log has it, too."""
-        print("====", *command, file=self.log, flush=True)
-        begin = self.log.tell()
-        subprocess.run(command, stdout=self.log, stderr=self.log, check=True, **options)
-        self.log.seek(begin)
-        return self.log.read().strip()
+        return logged(self.log, *command, **options)
 
     def run(self, command):
         if not self.is_debian:
             return self.here("/bin/sh", "-ec", command, env=ENVIRONMENT)
-        (FOLDER / "cache").mkdir(exist_ok=True)
-        enter = ("unshare", "--mount", "/bin/sh", "-ec", ENTER, self.folder, FOLDER / "cache")
-        return self.here(*enter, command, env=ENVIRONMENT | IN_CHROOT)
+        return inside(self.log, self.folder, command, IN_CHROOT)
 
 
 def tried(name, log):

@@ -102,7 +102,7 @@ void for_each_channel(int64_t count, const Function& function) {
 
 }  // namespace torch_ext::cuda
 
-// Instantiates run() of an operation and its step, and the other two, for one type of element.
+// Instantiates run() of an operation and its step, for one type of element.
 #define TORCH_EXT_INSTANTIATE_RUN(Op, scalar_t, ...)             \
   template void torch_ext::cuda::run<Op, scalar_t, __VA_ARGS__>( \
       const torch_ext::ChannelView&, torch_ext::cuda::Operands<Op, scalar_t>, const __VA_ARGS__&);
