@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <random>
 #include <vector>
 
+#include "kernels/cpu/last_level_cache.h"
 #include "kernels/prelu.h"
 #include "operations.h"
 
@@ -333,6 +335,21 @@ TEST(CpuPlan, SoDoesAResultWhoseTensorsExceedTheLastLevelCache) {
   EXPECT_FALSE(bypasses(4095, counts_of<PreluBackward>()));
   EXPECT_TRUE(bypasses(6144, counts_of<PreluForward>()));
   EXPECT_FALSE(bypasses(6143, counts_of<PreluForward>()));
+}
+
+TEST(LastLevelCache, IsReadAsLinuxDescribesIt) {
+  const std::string folder = testing::TempDir();
+  std::ofstream(folder + "/size") << "32768K\n";
+  std::ofstream(folder + "/shared_cpu_map") << "00000001,000000f3\n";
+  const LastLevelCache cache = last_level_cache(folder);
+  EXPECT_EQ(cache.bytes, 32 << 20);
+  EXPECT_EQ(cache.cores, 7);
+}
+
+TEST(LastLevelCache, IsUnknownWhereItIsNotDescribed) {
+  const LastLevelCache cache = last_level_cache("/nonexistent");
+  EXPECT_EQ(cache.bytes, 0);
+  EXPECT_EQ(cache.cores, 1);
 }
 
 TEST(CpuPlan, JoinedRowsAreWrittenInOnePiece) {

@@ -3,37 +3,11 @@
 #include <ATen/Version.h>
 #include <c10/util/Exception.h>
 
-#include <algorithm>
-#include <bit>
-#include <cstdint>
-#include <fstream>
 #include <string>
 
+#include "kernels/cpu/last_level_cache.h"
+
 namespace torch_ext::cpu {
-namespace {
-
-// A processor may have several last-level caches, each shared by a few of its cores.
-struct LastLevelCache {
-  int64_t bytes = 0;  // unknown
-  int64_t cores = 1;
-};
-
-// As Linux describes the first one: "32768K", and the cores as a mask, "00000000,000000ff".
-LastLevelCache last_level_cache() {
-  const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index3/";
-  int64_t kibibytes = 0;
-  std::ifstream(folder + "size") >> kibibytes;
-  std::string mask;
-  std::ifstream(folder + "shared_cpu_map") >> mask;
-  int64_t cores = 0;
-  for (const char digit : mask) {
-    const auto bits = static_cast<unsigned>(std::string("0123456789abcdef").find(digit) & 0xf);
-    cores += digit == ',' ? 0 : std::popcount(bits);
-  }
-  return {kibibytes << 10, std::max<int64_t>(cores, 1)};
-}
-
-}  // namespace
 
 InstructionSet instruction_set_in_use() {
   static const InstructionSet chosen = [] {
