@@ -138,7 +138,11 @@ def test_code_changes_the_hash_and_a_comment_or_cpu_code_does_not(tmp_path):
     before = record.sources_hash(tmp_path)
     assert before == record.sources_hash()
     (tmp_path / "csrc/kernels/cpu/plan.cpp").write_text("int other;")
-    for name in ("csrc/kernels/prelu.h", "csrc/kernels/cuda/launch.cuh", "csrc/ops/prelu_cuda.cpp"):
+    for name in (
+        "csrc/kernels/prelu.h",
+        "csrc/kernels/cuda/launch.cuh",
+        "csrc/ops/operators_cuda.cpp",
+    ):
         file = tmp_path / name
         file.write_text("// another comment\n" + file.read_text().replace("\n", "\n\n"))
         assert record.sources_hash(tmp_path) == before

@@ -75,8 +75,8 @@ def launch_faults(text):
         if len(CHECK.findall(body)) < len(launches):
             faults.append(f"{name} does not check its launch")
     for registered in REGISTRATION.findall(text):
-        for name in re.findall(r"m\.impl\([^;]*?&?(\w+)\)?\);", registered):
-            if "CUDAGuard guard(" not in bodies.get(name, ""):
+        for name in re.findall(r"m\.impl\([^;]*?, (\w+)<CudaEngine>\);", registered):
+            if "DeviceGuard guard(" not in bodies.get(name, ""):
                 faults.append(f"{name} does not switch to its tensors' device")
     return faults + [f"{found} waits" for found in WAITS.findall(text)]
 
@@ -86,12 +86,14 @@ def test_kernels_are_launched_by_one_helper_under_a_guard_on_the_current_stream_
     launching = {path.name for path, text in files.items() if LAUNCH.search(text)}
     assert launching == {"launch.cuh"}
     for path, text in files.items():
-        if path.suffix in (".cu", ".cuh") or path.stem.endswith("_cuda"):
+        if path.suffix in (".cu", ".cuh"):
             assert launch_faults(text) == [], path
     text = files[CSRC / "kernels/cuda/launch.cuh"]
     assert [name for name, body in functions(text).items() if LAUNCH.search(body)] == ["launch"]
-    registered = REGISTRATION.search(files[CSRC / "ops/prelu_cuda.cpp"])[1]
-    assert len(re.findall(r"m\.impl\(", registered)) == 2
+    registered = files[CSRC / "ops/operators_cuda.cpp"]
+    assert len(re.findall(r"m\.impl\([^;]*<CudaEngine>\);", registered)) == 5
+    called = [text for path, text in files.items() if path.name.endswith("_run.h")]
+    assert launch_faults("".join([registered, *called])) == []
 
 
 HONEST = """
@@ -101,14 +103,14 @@ void launch(void (*kernel)(A...), int grid, const A&... a) {
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-at::Tensor prelu_cuda(const at::Tensor& input) {
-  const c10::cuda::CUDAGuard guard(input.device());
+at::Tensor prelu_on(const at::Tensor& input) {
+  const c10::DeviceGuard guard(input.device());
   launch(kernel, 1, input);
   return input;
 }
 
 TORCH_LIBRARY_IMPL(torch_ext, CUDA, m) {
-  m.impl("prelu", &prelu_cuda);
+  m.impl("prelu", prelu_on<CudaEngine>);
 }
 """
 EXTENDED = HONEST.replace(
@@ -121,8 +123,8 @@ FAULTS = {
     "default_stream": (", 0, c10::cuda::getCurrentCUDAStream()", "", "current stream"),
     "unchecked": ("  C10_CUDA_KERNEL_LAUNCH_CHECK();\n", "", "check"),
     "own_launch": ("launch(kernel, 1, input)", "kernel<<<1, 1>>>(input)", "by itself"),
-    "no_guard": ("  const c10::cuda::CUDAGuard guard(input.device());\n", "", "device"),
-    "unnamed_guard": ("CUDAGuard guard(", "CUDAGuard(", "device"),
+    "no_guard": ("  const c10::DeviceGuard guard(input.device());\n", "", "device"),
+    "unnamed_guard": ("DeviceGuard guard(", "DeviceGuard(", "device"),
     "waits": ("return input;", "cudaDeviceSynchronize();\n  return input;", "waits"),
     "copies": ("return input;", "input.item<float>();\n  return input;", "waits"),
     "allocates": ("return input;", "cudaMalloc(&p, 4);\n  return input;", "waits"),

@@ -13,7 +13,7 @@ namespace torch_ext {
 namespace {
 
 at::Tensor prelu_meta(const at::Tensor& input, const at::Tensor& weight) {
-  check_prelu_args(input, weight, "prelu_meta");
+  check_prelu_args(input, weight, "prelu", "_meta");
   return empty_output(input);
 }
 
@@ -22,7 +22,7 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_meta(
     const at::Tensor& input,
     const at::Tensor& weight,
     std::array<bool, 2> output_mask) {
-  check_prelu_args(input, weight, "prelu_backward_meta");
+  check_prelu_args(input, weight, "prelu_backward", "_meta");
   check_grad_output(grad_output, input);
   return {
       output_mask[0] ? empty_output(input) : at::Tensor(),

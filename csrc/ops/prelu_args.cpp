@@ -55,14 +55,15 @@ void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight) {
   check_slope_count(input, weight);
 }
 
-void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const char* name) {
+void check_prelu_args(
+    const at::Tensor& input, const at::Tensor& weight, const char* name, const char* suffix) {
   check_prelu_rules(input, weight);
   TORCH_CHECK(
       input.device() == weight.device(),
       "Expected all tensors to be on the same device, but found `input` on ", input.device(),
       " and `weight` on ", weight.device());
   TORCH_CHECK_NOT_IMPLEMENTED(
-      is_supported(input.scalar_type()), '"', name, "\" not implemented for '",
+      is_supported(input.scalar_type()), '"', name, suffix, "\" not implemented for '",
       c10::toString(input.scalar_type()), "'");
 }
 
@@ -86,8 +87,9 @@ void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input) {
       grad_output.device(), " and `input` on ", input.device());
 }
 
-PreluArgs::PreluArgs(const at::Tensor& input, const at::Tensor& weight, const char* name) {
-  check_prelu_args(input, weight, name);
+PreluArgs::PreluArgs(
+    const at::Tensor& input, const at::Tensor& weight, const char* name, const char* suffix) {
+  check_prelu_args(input, weight, name, suffix);
   input_ = as_dense(input);
   weight_ = weight.contiguous();
   view_ = fold(input_, weight.numel());

@@ -16,16 +16,18 @@ void check_prelu_rules(const at::Tensor& input, const at::Tensor& weight);
 // PyTorch's rule for dtypes, without the pair of 16-bit data and float32 slopes.
 void check_same_dtype(const at::Tensor& input, const at::Tensor& weight);
 
-// check_prelu_rules, then device and supported dtype: what PyTorch leaves to its kernels. `name` is
-// the name in dtype errors ("prelu_cpu", "prelu_backward_cuda").
-void check_prelu_args(const at::Tensor& input, const at::Tensor& weight, const char* name);
+// check_prelu_rules, then device and supported dtype: what PyTorch leaves to its kernels. `name`
+// and `suffix` make up the name in dtype errors ("prelu_cpu", "prelu_backward_cuda").
+void check_prelu_args(
+    const at::Tensor& input, const at::Tensor& weight, const char* name, const char* suffix = "");
 
 // grad_output must have input's shape, dtype and device.
 void check_grad_output(const at::Tensor& grad_output, const at::Tensor& input);
 
 class PreluArgs {
  public:
-  PreluArgs(const at::Tensor& input, const at::Tensor& weight, const char* name);
+  PreluArgs(
+      const at::Tensor& input, const at::Tensor& weight, const char* name, const char* suffix);
 
   const at::Tensor& input() const { return input_; }    // dense, in any permutation
   const at::Tensor& weight() const { return weight_; }  // contiguous

@@ -85,9 +85,9 @@ MUTANTS = (
     ),
     Mutant(
         "subnormal numbers are kept",
-        "csrc/ops/prelu_cpu.cpp",
-        '  const PreluArgs args(input, weight, "prelu_cpu");\n',
-        '  const PreluArgs args(input, weight, "prelu_cpu");\n'
+        "csrc/ops/prelu_run.h",
+        '  const PreluArgs args(input, weight, "prelu", Engine::kSuffix);\n',
+        '  const PreluArgs args(input, weight, "prelu", Engine::kSuffix);\n'
         "  at::globalContext().setFlushDenormal(true);\n",
         SPECIAL,
     ),
@@ -123,13 +123,13 @@ MUTANTS = (
     Mutant("sums begin at zero", f"{_CPU}/planes.h", "      of.sums[c] = {};\n", "", SUMS),
     Mutant(
         "bits do not depend on threads",
-        "csrc/ops/prelu_cpu.cpp",
-        "    cpu::run(args.view(), knobs().nt_stores, cpu::Sweep(operands, step));",
-        "    ChannelView view = args.view();\n"
+        "csrc/ops/operators_cpu.cpp",
+        "    cpu::run(view, knobs().nt_stores, tensors, std::move(sweeps)...);",
+        "    ChannelView by_threads = view;\n"
         "    if (view.channels == 1 && view.numel() % at::get_num_threads() == 0) {\n"
-        "      view = {at::get_num_threads(), 1, view.numel() / at::get_num_threads()};\n"
+        "      by_threads = {at::get_num_threads(), 1, view.numel() / at::get_num_threads()};\n"
         "    }\n"
-        "    cpu::run(view, knobs().nt_stores, cpu::Sweep(operands, step));",
+        "    cpu::run(by_threads, knobs().nt_stores, tensors, std::move(sweeps)...);",
         "test_battery_threads.py",
     ),
     # ---- Sizes and layouts ----------------------------------------------------------------------
@@ -192,7 +192,7 @@ MUTANTS = (
     ),
     Mutant(
         "an empty input has a gradient of zeros",
-        "csrc/ops/prelu_cpu.cpp",
+        "csrc/ops/prelu_run.h",
         "      grad_weight.zero_();\n",
         "      grad_weight.fill_(1);\n",
         STATE,
@@ -337,9 +337,9 @@ MUTANTS = (
     ),
     Mutant(
         "kernels run on the input's device",
-        "csrc/ops/prelu_cuda.cpp",
-        "  const c10::cuda::CUDAGuard guard(args.input().device());\n  at::Tensor output",
-        "  at::Tensor output",
+        "csrc/ops/prelu_run.h",
+        "  const c10::DeviceGuard guard(input.device());\n  const at::Tensor output",
+        "  const at::Tensor output",
         SOURCES,
     ),
 )

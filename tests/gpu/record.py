@@ -14,7 +14,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 # What a GPU executes, and what decides how it is launched.
-CUDA_SOURCES = ("csrc/kernels/cuda/*", "csrc/kernels/*.h", "csrc/ops/*_cuda.cpp")
+CUDA_SOURCES = (
+    "csrc/kernels/cuda/*",
+    "csrc/kernels/*.h",
+    "csrc/ops/*_cuda.cpp",
+    "csrc/ops/*_run.h",
+)
 
 # The stages without which a GPU has not proven the kernels.
 PROOFS = ("build", "smallest", "cuda", "alone", "contract", "sanitizers", "suite")

@@ -38,9 +38,4 @@ void run(const ChannelView& view, bool stream, int tensors, Sweeps... sweeps) {
       std::move(sweeps)...);
 }
 
-template <typename Sweep>
-void run(const ChannelView& view, bool stream, Sweep sweep) {
-  run(view, stream, /*tensors=*/0, std::move(sweep));
-}
-
 }  // namespace torch_ext::cpu

@@ -1,4 +1,4 @@
-// Norm + PReLU on CUDA tensors.
+// The operators on CUDA tensors.
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
@@ -7,12 +7,14 @@
 
 #include "kernels/cuda/launch.h"
 #include "ops/norm_prelu_run.h"
+#include "ops/prelu_run.h"
 
 namespace torch_ext {
 namespace {
 
-// See norm_prelu_run.h. Everything is queued on the current stream; nothing waits.
+// See prelu_run.h. Everything is queued on the current stream; nothing waits.
 struct CudaEngine {
+  static constexpr auto kSuffix = "_cuda";
   static constexpr bool kMayLookTwice = false;
 
   template <typename Op, typename scalar_t, typename Step>
@@ -58,6 +60,8 @@ struct CudaEngine {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torch_ext, CUDA, m) {
+  m.impl("prelu", prelu_on<CudaEngine>);
+  m.impl("prelu_backward", prelu_backward_on<CudaEngine>);
   m.impl("_norm_prelu", norm_prelu_on<CudaEngine>);
   m.impl("_norm_prelu_eval", norm_prelu_eval_on<CudaEngine>);
   m.impl("_norm_prelu_backward", norm_prelu_backward_on<CudaEngine>);

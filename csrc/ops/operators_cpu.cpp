@@ -1,4 +1,4 @@
-// Norm + PReLU on CPU tensors.
+// The operators on CPU tensors.
 #include <ATen/Dispatch.h>
 #include <torch/library.h>
 
@@ -9,12 +9,14 @@
 #include "ops/huge_pages.h"
 #include "ops/knobs.h"
 #include "ops/norm_prelu_run.h"
+#include "ops/prelu_run.h"
 
 namespace torch_ext {
 namespace {
 
-// See norm_prelu_run.h.
+// See prelu_run.h.
 struct CpuEngine {
+  static constexpr auto kSuffix = "_cpu";
   static constexpr bool kMayLookTwice = true;
 
   static at::Tensor new_output(const at::Tensor& dense) {
@@ -67,6 +69,8 @@ struct CpuEngine {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torch_ext, CPU, m) {
+  m.impl("prelu", prelu_on<CpuEngine>);
+  m.impl("prelu_backward", prelu_backward_on<CpuEngine>);
   m.impl("_norm_prelu", norm_prelu_on<CpuEngine>);
   m.impl("_norm_prelu_eval", norm_prelu_eval_on<CpuEngine>);
   m.impl("_norm_prelu_backward", norm_prelu_backward_on<CpuEngine>);
