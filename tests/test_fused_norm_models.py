@@ -111,6 +111,17 @@ def test_every_pair_is_found_or_named(case):
     assert all(type(m).__call__ is nn.Module.__call__ for m in modules.values())
 
 
+def assert_same_as_tensors(actual, expected):
+    """As assert_same, by the distance of whole tensors: hundreds of layers cancel single elements."""
+    assert actual.keys() == expected.keys()
+    assert any(value is not None and value.abs().max() > 1e-3 for value in expected.values())
+    for name, value in expected.items():
+        assert (actual[name] is None) is (value is None), name
+        if value is not None:
+            distance, size = (actual[name] - value).double().norm(), value.double().norm()
+            assert distance <= 1e-11 + 1e-9 * size, (name, distance, size)
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 @pytest.mark.parametrize("by", ["example", "order"])
 def test_outputs_gradients_and_statistics_in_float64(case, by, training):
@@ -123,7 +134,10 @@ def test_outputs_gradients_and_statistics_in_float64(case, by, training):
     torch.manual_seed(1)
     made, actual = calls_of(lambda: outcome(fused, x, steps=1))
     assert bool(made) is (pairs != 0)
-    assert_same(actual, expected)
+    if pairs == PAIRS:
+        assert_same_as_tensors(actual, expected)
+    else:
+        assert_same(actual, expected)
 
 
 def test_in_float32_it_errs_no_more_than_pytorch(case):
