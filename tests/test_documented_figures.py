@@ -75,6 +75,25 @@ def test_the_means_and_the_smallest_ratios_are_those_of_the_rows_that_were_measu
         assert rounds_to(min(ratios_of_rows), least)
 
 
+def test_the_means_with_huge_pages_and_of_norms_are_those_that_were_measured():
+    text = " ".join(README.split())
+    count, *shown = re.search(
+        r"the means of the (\d+) rows from 32 MiB are ([\d.]+), ([\d.]+) and ([\d.]+)\.", text
+    ).groups()
+    rows = results("huge-pages")["rows"]
+    assert len(rows) == int(count) and min(row["bytes"] for row in rows) >= 32 << 20
+    columns = zip(*map(ratios, rows), strict=True)
+    assert all_round_to(map(statistics.geometric_mean, columns), shown)
+    shown = re.search(r"our PReLU: ([\d.]+) in float32, ([\d.]+) in bfloat16", text).groups()
+    rows = results("layers")["norm_rows"]
+    by_dtype = [
+        [ratio(row, "step", "apart") for row in rows if row["case"]["dtype"].startswith(dtype)]
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert [len(found) for found in by_dtype] == [12, 11]
+    assert all_round_to(map(statistics.geometric_mean, by_dtype), shown)
+
+
 def _assert_fused(row, shown, kept):
     seconds, saved = row["training"]["timing"]["seconds"], row["saved_bytes"]
     assert rounds_to(seconds["stock"] / seconds["fused"], shown)
