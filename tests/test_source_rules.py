@@ -14,9 +14,7 @@ CSRC = REPOSITORY / "csrc"
 LAUNCH = re.compile(r"<<<|\bcu(?:da)?Launch\w*Kernel\w*\s*\(")
 STREAM = re.compile(r"\bgetCurrentCUDAStream\(")
 CHECK = re.compile(r"\bC10_CUDA_(?:KERNEL_LAUNCH_)?CHECK\b")
-REGISTRATION = re.compile(
-    r"TORCH_LIBRARY_IMPL\(\w+, CUDA, \w+\) \{(.*?)^\}", re.DOTALL | re.MULTILINE
-)
+REGISTRATION = re.compile(r"\bm\.impl\([^;]*?, (\w+)<Engine>\);")
 # Each makes the caller wait for the GPU, or takes memory past PyTorch's allocator.
 WAITS = re.compile(
     r"\bcuda\w*Synchronize\b|\bcudaMem(?:cpy|set)\w*|\bcudaMalloc\w*|\bcudaFree\w*|\bcudaStreamLegacy\b"
@@ -74,10 +72,9 @@ def launch_faults(text):
             faults.append(f"{name} does not launch on the current stream")
         if len(CHECK.findall(body)) < len(launches):
             faults.append(f"{name} does not check its launch")
-    for registered in REGISTRATION.findall(text):
-        for name in re.findall(r"m\.impl\([^;]*?, (\w+)<CudaEngine>\);", registered):
-            if "DeviceGuard guard(" not in bodies.get(name, ""):
-                faults.append(f"{name} does not switch to its tensors' device")
+    for name in REGISTRATION.findall(text):
+        if "DeviceGuard guard(" not in bodies.get(name, ""):
+            faults.append(f"{name} does not switch to its tensors' device")
     return faults + [f"{found} waits" for found in WAITS.findall(text)]
 
 
@@ -90,8 +87,8 @@ def test_kernels_are_launched_by_one_helper_under_a_guard_on_the_current_stream_
             assert launch_faults(text) == [], path
     text = files[CSRC / "kernels/cuda/launch.cuh"]
     assert [name for name, body in functions(text).items() if LAUNCH.search(body)] == ["launch"]
-    registered = files[CSRC / "ops/operators_cuda.cpp"]
-    assert len(re.findall(r"m\.impl\([^;]*<CudaEngine>\);", registered)) == 5
+    registered = files[CSRC / "ops/operators.h"]
+    assert len(REGISTRATION.findall(registered)) == 5
     called = [text for path, text in files.items() if path.name.endswith("_run.h")]
     assert launch_faults("".join([registered, *called])) == []
 
@@ -109,8 +106,9 @@ at::Tensor prelu_on(const at::Tensor& input) {
   return input;
 }
 
-TORCH_LIBRARY_IMPL(torch_ext, CUDA, m) {
-  m.impl("prelu", prelu_on<CudaEngine>);
+template <typename Engine>
+void register_operators(torch::Library& m) {
+  m.impl("prelu", prelu_on<Engine>);
 }
 """
 EXTENDED = HONEST.replace(

@@ -1,5 +1,5 @@
 // Norm + PReLU on whichever device has an engine: from tensors to sweeps of its operations. Engine:
-// see prelu_run.h.
+// see operators.h.
 #pragma once
 
 #include <ATen/Dispatch.h>

@@ -8,13 +8,12 @@
 #include "kernels/cpu/launch.h"
 #include "ops/huge_pages.h"
 #include "ops/knobs.h"
-#include "ops/norm_prelu_run.h"
-#include "ops/prelu_run.h"
+#include "ops/operators.h"
 
 namespace torch_ext {
 namespace {
 
-// See prelu_run.h.
+// See operators.h.
 struct CpuEngine {
   static constexpr auto kSuffix = "_cpu";
   static constexpr bool kMayLookTwice = true;
@@ -69,11 +68,7 @@ struct CpuEngine {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torch_ext, CPU, m) {
-  m.impl("prelu", prelu_on<CpuEngine>);
-  m.impl("prelu_backward", prelu_backward_on<CpuEngine>);
-  m.impl("_norm_prelu", norm_prelu_on<CpuEngine>);
-  m.impl("_norm_prelu_eval", norm_prelu_eval_on<CpuEngine>);
-  m.impl("_norm_prelu_backward", norm_prelu_backward_on<CpuEngine>);
+  register_operators<CpuEngine>(m);
 }
 
 }  // namespace torch_ext

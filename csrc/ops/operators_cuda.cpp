@@ -6,13 +6,12 @@
 #include <utility>
 
 #include "kernels/cuda/launch.h"
-#include "ops/norm_prelu_run.h"
-#include "ops/prelu_run.h"
+#include "ops/operators.h"
 
 namespace torch_ext {
 namespace {
 
-// See prelu_run.h. Everything is queued on the current stream; nothing waits.
+// See operators.h. Everything is queued on the current stream; nothing waits.
 struct CudaEngine {
   static constexpr auto kSuffix = "_cuda";
   static constexpr bool kMayLookTwice = false;
@@ -60,11 +59,7 @@ struct CudaEngine {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torch_ext, CUDA, m) {
-  m.impl("prelu", prelu_on<CudaEngine>);
-  m.impl("prelu_backward", prelu_backward_on<CudaEngine>);
-  m.impl("_norm_prelu", norm_prelu_on<CudaEngine>);
-  m.impl("_norm_prelu_eval", norm_prelu_eval_on<CudaEngine>);
-  m.impl("_norm_prelu_backward", norm_prelu_backward_on<CudaEngine>);
+  register_operators<CudaEngine>(m);
 }
 
 }  // namespace torch_ext

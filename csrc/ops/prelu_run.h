@@ -1,13 +1,5 @@
-// PReLU on whichever device has an engine: from tensors to sweeps of its operations. An Engine is
-// defined by operators_cpu.cpp and operators_cuda.cpp, with:
-//
-//   kSuffix                                  of names in dtype errors: "prelu_cpu", as in PyTorch's
-//   kMayLookTwice                            whether the host may read what sweeps have found
-//   new_output(dense)                        uninitialised, in the layout of `dense`
-//   for_each(count, function)                function(0) ... function(count - 1), in any order
-//   sweep<Op, scalar_t>(inputs, outputs, params, step)
-//   run(view, tensors, sweeps...)            in this order, over `tensors` tensors
-//   add_shares(shares, count, gradient)      share i belongs to value i % gradient.numel()
+// PReLU on whichever device has an engine: from tensors to sweeps of its operations. Engine: see
+// operators.h.
 #pragma once
 
 #include <ATen/Dispatch.h>
