@@ -87,5 +87,6 @@ aarch64: system environment
 	  qemu-aarch64-static -L /usr/aarch64-linux-gnu $(AARCH64)/tests/cpp/$$test --gtest_brief=1 || exit 1; done
 
 aarch64-package: environment
-	@{ command -v debootstrap qemu-aarch64-static; } >/dev/null || $(call debian_packages,debootstrap qemu-user-static)
+	@{ command -v debootstrap qemu-aarch64-static aarch64-linux-gnu-g++; } >/dev/null \
+	  || $(call debian_packages,debootstrap qemu-user-static g++-aarch64-linux-gnu)
 	$(PY) tests/pythons/aarch64.py $(TORCH_VERSION)
