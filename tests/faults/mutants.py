@@ -136,7 +136,7 @@ MUTANTS = (
     Mutant(
         "tasks cover what does not divide",
         f"{_CPU}/plan.cpp",
-        "row_blocks_ = ceil_div(rows_, row_block_);",
+        "row_blocks_ = count_of(rows_, row_block_);",
         "row_blocks_ = std::max<int64_t>(rows_ / row_block_, 1);",
         ENGINE,
     ),
@@ -185,8 +185,8 @@ MUTANTS = (
     Mutant(
         "the fake kernel has the real one's strides",
         "csrc/ops/prelu.cpp",
-        '  check_prelu_args(input, weight, "prelu_meta");\n  return empty_output(input);',
-        '  check_prelu_args(input, weight, "prelu_meta");\n'
+        '  check_prelu_args(input, weight, "prelu", "_meta");\n  return empty_output(input);',
+        '  check_prelu_args(input, weight, "prelu", "_meta");\n'
         "  return at::empty_like(input, at::MemoryFormat::Contiguous);",
         "test_battery_dispatch.py",
     ),
@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant(
         "Meta refuses what kernels refuse",
         "csrc/ops/prelu.cpp",
-        '  check_prelu_args(input, weight, "prelu_meta");\n',
+        '  check_prelu_args(input, weight, "prelu", "_meta");\n',
         "  (void)weight;\n",
         ERRORS,
     ),
