@@ -142,6 +142,7 @@ def test_code_changes_the_hash_and_a_comment_or_cpu_code_does_not(tmp_path):
         "csrc/kernels/prelu.h",
         "csrc/kernels/cuda/launch.cuh",
         "csrc/ops/operators_cuda.cpp",
+        "csrc/ops/prelu_run.h",
     ):
         file = tmp_path / name
         file.write_text("// another comment\n" + file.read_text().replace("\n", "\n\n"))

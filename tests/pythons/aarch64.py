@@ -35,10 +35,7 @@ for name in possible present; do echo 0-1 > /sys/devices/system/cpu/$name; done
 PROGRAM = (
     "import sys, pytest, torch_ext as t; print(t.build_info()); sys.exit(pytest.main(sys.argv[1:]))"
 )
-ENVIRONMENT = IN_CHROOT | {
-    "PYTHONPATH": "/source:/packages",
-    "PATH": f"/packages/bin:{IN_CHROOT['PATH']}",
-}
+ENVIRONMENT = IN_CHROOT | {"PYTHONPATH": "/source:/packages"}
 
 
 def emulated():

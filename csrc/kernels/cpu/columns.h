@@ -5,7 +5,7 @@
 // (Processing two rows at once, with the params and chains of their columns loaded once for both,
 // was 12 % faster where all tensors fit the second-level cache, and up to 10 % slower beyond it,
 // because the prefetchers follow one stream of addresses better than several. Three or four rows
-// were slower than two. Twelve, so that chains stay in registers: as fast as one, half as fast
+// were no faster than two. Twelve, so that chains stay in registers: as fast as one, half as fast
 // beyond that cache.)
 #pragma once
 

@@ -6,9 +6,8 @@
 namespace torch_ext::cpu {
 namespace {
 
-// (Small tensors take the short ways: a dozen divisions take 5 % of the time of a small call.)
-
-// Blocks of nearly equal size, none larger than `largest`.
+// Blocks of nearly equal size, none larger than `largest`. (Small tensors take the short way, here
+// and below: divisions took 30 of the 54 ns of their plan.)
 int64_t even_block(int64_t total, int64_t largest) {
   if (largest >= total) {
     return total;
