@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ceilings_avx2.h"
+#include "ceilings_avx512.h"
 
 namespace torch_ext::bench {
 namespace {
@@ -11,6 +12,9 @@ namespace {
 #if defined(__x86_64__)
 bool has_avx2() {
   return __builtin_cpu_supports("avx2");
+}
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f");
 }
 #endif
 
@@ -32,13 +36,15 @@ void stream_loop(void* out, const void* const* in, size_t bytes) {
 
 std::span<const Ceiling> copies() {
 #if defined(__x86_64__)
-  static constexpr std::array<Ceiling, 3> kWithAvx2{{
+  static constexpr std::array<Ceiling, 5> kAll{{
       {"memcpy", copy_memcpy},
       {"avx2", avx2::copy},
       {"avx2-nt", avx2::copy_non_temporal},
+      {"avx512", avx512::copy},
+      {"avx512-nt", avx512::copy_non_temporal},
   }};
   if (has_avx2()) {
-    return kWithAvx2;
+    return std::span(kAll).first(has_avx512() ? 5 : 3);
   }
 #endif
   static constexpr std::array<Ceiling, 1> kPortable{{{"memcpy", copy_memcpy}}};
@@ -47,12 +53,14 @@ std::span<const Ceiling> copies() {
 
 std::span<const Ceiling> streams() {
 #if defined(__x86_64__)
-  static constexpr std::array<Ceiling, 2> kWithAvx2{{
+  static constexpr std::array<Ceiling, 4> kAll{{
       {"avx2", avx2::stream},
       {"avx2-nt", avx2::stream_non_temporal},
+      {"avx512", avx512::stream},
+      {"avx512-nt", avx512::stream_non_temporal},
   }};
   if (has_avx2()) {
-    return kWithAvx2;
+    return std::span(kAll).first(has_avx512() ? 4 : 2);
   }
 #endif
   static constexpr std::array<Ceiling, 1> kPortable{{{"loop", stream_loop}}};

@@ -1,8 +1,6 @@
 // What memory allows: passes that move the bytes of a kernel and compute next to nothing, each in
 // several ways, of which the fastest is the ceiling for that size. No way is the fastest for all:
 // stores past the caches win where the tensors do not fit in them, and lose badly where they do.
-// 32-byte vectors at the most: in the first-level cache of a machine with AVX-512 that is no
-// ceiling.
 #pragma once
 
 #include <cstddef>

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/cpu/last_level_cache.h"
 #include "kernels/cpu/sweep.h"
 #include "kernels/prelu.h"
 #include "parallel.h"
@@ -32,6 +33,16 @@ constexpr size_t kCacheLine = 64;
 cpu::InstructionSet best_instruction_set() {
   static const cpu::InstructionSet best = cpu::supported_instruction_sets().back();
   return best;
+}
+
+// As launch.cpp runs the operators.
+cpu::RunOptions options_of(int threads) {
+  static const cpu::LastLevelCache cache = cpu::last_level_cache();
+  cpu::RunOptions options{best_instruction_set()};
+  if (cache.bytes > 0) {
+    options.tuning.last_level_bytes = cache.usable_bytes(threads);
+  }
+  return options;
 }
 
 // A Runtime of the engine's sweeps: this number of threads, and memory that is made once.
@@ -70,16 +81,14 @@ class TypedProblem : public Problem {
 
   void forward(int threads) override {
     const cpu::Operands<PreluForward, scalar_t> operands{{input()}, {result()}, {slopes()}};
-    cpu::run(
-        view_, {best_instruction_set()}, Runtime{threads, memory_}, cpu::Sweep(operands, NoStep()));
+    cpu::run(view_, options_of(threads), Runtime{threads, memory_}, cpu::Sweep(operands, NoStep()));
   }
 
   void backward(int threads) override {
     const cpu::Operands<PreluBackward, scalar_t> operands{
         {grad_output(), input()}, {result()}, {slopes()}};
     const StoreSums<scalar_t, 1> step{{{grad_weight_.data(), kComputeType}}};
-    cpu::run(
-        view_, {best_instruction_set()}, Runtime{threads, memory_}, cpu::Sweep(operands, step));
+    cpu::run(view_, options_of(threads), Runtime{threads, memory_}, cpu::Sweep(operands, step));
   }
 
   void check_kernels(int threads) override {

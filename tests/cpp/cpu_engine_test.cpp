@@ -86,6 +86,23 @@ TYPED_TEST(CpuEngine, WritesWholeLinesPastTheCaches) {
   EXPECT_GE(bypassed, 4);
 }
 
+// Past the caches, for all instruction sets: a pack that lies in two runs, whatever the length of
+// the runs is; a run that begins in the middle of a pack; and prefetches that end after the tensor.
+TYPED_TEST(CpuEngine, SharesThePacksOfNeighbouringRuns) {
+  Tuning tuning;
+  tuning.bypass_bytes = 1;
+  tuning.min_plane = tuning.min_plane_16_bit = 1;
+  tuning.sum_task_elements = tuning.task_elements = 300;
+  for (int64_t inner = 1; inner <= 140; ++inner) {
+    const ChannelView view{2, 5, inner};
+    ASSERT_TRUE((typename TestFixture::Backward(view, this->options(0), this->random_)
+                     .bypasses_caches(tuning)));
+    this->check(view, 0, tuning);
+  }
+  this->check({2, 3, 1000}, 0, tuning);
+  this->check({2, 3, 1003}, 0, tuning);
+}
+
 TYPED_TEST(CpuEngine, LeavesOutWhatIsNotWanted) {
   for (const ChannelView& view : {ChannelView{3, 5, 131}, ChannelView{19, 21, 3}}) {
     Options options = this->options(1);
@@ -263,8 +280,11 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
   one_task.sum_task_elements = 1 << 30;
   one_task.task_multiple = 1;
   one_task.max_joined = 1;
+  Tuning past_caches = one_task;
+  past_caches.bypass_bytes = 1;
   for (const ChannelView& view :
-       {ChannelView{1, 1, 1 << 20}, ChannelView{1 << 19, 2, 1}, ChannelView{1 << 14, 2, 25}}) {
+       {ChannelView{1, 1, 1 << 20}, ChannelView{1 << 19, 2, 1}, ChannelView{1 << 14, 2, 25},
+        ChannelView{1 << 8, 3, 3083}}) {
     Uniform<PreluBackward, scalar_t, param_t> problem(
         view, {static_cast<scalar_t>(1.3f), static_cast<scalar_t>(-0.7f)},
         static_cast<param_t>(0.25f));
@@ -290,6 +310,7 @@ TYPED_TEST(CpuEngine, StaysInsideTheErrorBoundOnConstantData) {
     for (const InstructionSet set : cpu::supported_instruction_sets()) {
       check(set, kTuning);
       check(set, one_task);
+      check(set, past_caches);
     }
   }
 }

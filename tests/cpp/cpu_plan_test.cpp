@@ -164,7 +164,8 @@ TEST(CpuPlan, FollowsTheTuningThatItIsGiven) {
     tuning.min_plane = tuning.min_plane_16_bit = one_of({1, 10, 1000});
     tuning.few_rows = one_of({0, 4});
     tuning.max_plane_channels = one_of({1, 5, 128});
-    tuning.min_chunk = one_of({1, 500, 4096});
+    tuning.min_chunk_bytes = one_of({1, 2000, 16384});
+    tuning.last_level_bytes = one_of({1, 20000, INT64_MAX});
     tuning.column_bytes = one_of({1, 1000, 32768});
     tuning.column_bytes_in_cache = one_of({1, 2000, 16384});
     tuning.cache_bytes = one_of({1, 10000, 8 << 20});
@@ -247,7 +248,7 @@ TEST(CpuPlan, PositionsHave64Bits) {
       EXPECT_GE(plan.task_grain(), 1);
     }
   }
-  EXPECT_LT(Plan({kHuge, 3, 1}, 4, counts_of<PreluBackward>()).row_size(), 1000);
+  EXPECT_LE(Plan({kHuge, 3, 1}, 4, counts_of<PreluBackward>()).row_size(), kTuning.max_joined);
   EXPECT_EQ(Plan({2, kHuge / 2, 2}, 4, counts_of<PreluBackward>()).row_size(), kHuge);
 }
 
@@ -320,7 +321,9 @@ TEST(CpuPlan, OnlyWholeLinesOfLargeResultsBypassTheCaches) {
   EXPECT_FALSE(Plan({1, 1, 4096}, 4, counts, tuning).should_bypass_caches(line + 4));
   EXPECT_FALSE(Plan({1, 1, 4096}, 4, counts, tuning).should_bypass_caches(nullptr));
   EXPECT_TRUE(Plan({9, 4, 160}, 4, counts, tuning).should_bypass_caches(line));
-  EXPECT_FALSE(Plan({9, 4, 161}, 4, counts, tuning).should_bypass_caches(line));
+  EXPECT_TRUE(Plan({9, 4, 161}, 4, counts, tuning).should_bypass_caches(line));
+  EXPECT_TRUE(Plan({99, 320, 1}, 4, counts, tuning).should_bypass_caches(line));
+  EXPECT_FALSE(Plan({99, 333, 1}, 4, counts, tuning).should_bypass_caches(line));
   EXPECT_FALSE(Plan({1, 1, 4096}, 4, counts).should_bypass_caches(line));
 }
 
@@ -337,6 +340,33 @@ TEST(CpuPlan, SoDoesAResultWhoseTensorsExceedTheLastLevelCache) {
   EXPECT_FALSE(bypasses(6143, counts_of<PreluForward>()));
 }
 
+// As much of a row as a task has elements: 5 of 100 channels of one row, not one channel of 5 rows.
+TEST(CpuPlan, TasksBeyondTheCachesFollowMemory) {
+  Tuning tuning;
+  tuning.sum_task_elements = 5000;
+  tuning.task_multiple = 1;
+  tuning.min_chunk_bytes = 1;
+  const ChannelView view{50, 100, 1000};
+  const auto first_task = [&] { return Plan(view, 4, counts_of<PreluBackward>(), tuning)[0]; };
+  tuning.max_tasks = 1000;
+  EXPECT_EQ(first_task().rows.size(), 5);
+  EXPECT_EQ(first_task().channels.size(), 1);
+  tuning.last_level_bytes = 3 * view.numel() * 4;
+  EXPECT_EQ(first_task().rows.size(), 1);
+  EXPECT_EQ(first_task().channels.size(), 5);
+}
+
+TEST(CpuPlan, ColumnsAndShortPlanesAskForTheirInputsAhead) {
+  const auto bytes_ahead = [](const ChannelView& view, int64_t element_bytes) {
+    return Plan(view, element_bytes, counts_of<PreluBackward>()).prefetch_bytes();
+  };
+  const int64_t elements = kTuning.max_prefetched_plane_bytes / 4;
+  EXPECT_EQ(bytes_ahead({100, 100, 1}, 4), kTuning.prefetch_bytes);
+  EXPECT_EQ(bytes_ahead({100, 100, elements}, 4), kTuning.prefetch_bytes);
+  EXPECT_EQ(bytes_ahead({100, 100, elements + 1}, 4), 0);
+  EXPECT_EQ(bytes_ahead({100, 100, elements + 1}, 2), kTuning.prefetch_bytes);
+}
+
 TEST(LastLevelCache, IsReadAsLinuxDescribesIt) {
   const std::string folder = testing::TempDir();
   std::ofstream(folder + "/size") << "32768K\n";
@@ -344,6 +374,8 @@ TEST(LastLevelCache, IsReadAsLinuxDescribesIt) {
   const LastLevelCache cache = last_level_cache(folder);
   EXPECT_EQ(cache.bytes, 32 << 20);
   EXPECT_EQ(cache.cores, 7);
+  EXPECT_EQ(cache.usable_bytes(7), 28 << 20);
+  EXPECT_EQ(cache.usable_bytes(8), 56 << 20);
 }
 
 TEST(LastLevelCache, IsUnknownWhereItIsNotDescribed) {

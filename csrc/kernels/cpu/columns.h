@@ -99,9 +99,7 @@ template <typename Op, typename scalar_t>
 class Columns {
  public:
   Columns(const Plan& plan, const Operands<Op, scalar_t>& operands)
-      : plan_(plan),
-        operands_(operands),
-        tensors_{operands.inputs, operands.outputs, operands.bypass_caches} {}
+      : plan_(plan), operands_(operands), tensors_(G::tensors_of(plan, operands)) {}
 
   // Tasks first ... last - 1.
   void run(int64_t first, int64_t last) const {
@@ -235,6 +233,8 @@ class Columns {
     const int64_t packs = width / P::kSize;
     int64_t pack = 0;
     for (; pack + kGroup <= packs; pack += kGroup) {
+      const int64_t first = offset + pack * P::kSize;
+      G::prefetch(tensors, first, first + kGroup * P::kSize);
       group<kGroup>(tensors, offset + pack * P::kSize, params + pack, chains + pack);
     }
     tensors.bypass_caches = false;
@@ -269,8 +269,7 @@ class Columns {
     });
     G::run(
         tensors, offsets, [&](auto p, auto v) -> const auto& { return params_here[p][v]; },
-        [&](auto p) -> Chains& { return chains_here[p]; },
-        [](auto) -> const AllLanes& { return kAllLanes; });
+        [&](auto p, auto v) { return Sums(chains_here[p][v], kAllLanes); });
     if constexpr (Op::kSums > 0) {
       unrolled<kPacks>(TORCH_EXT_UNROLLED(p) { chains[p] = chains_here[p]; });
     }

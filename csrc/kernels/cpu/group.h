@@ -25,9 +25,13 @@ struct VectorAccumulator<float> {
     values[0] = values[0] + low;
     values[1] = values[1] + high;
   }
-  // Lane by lane, to Vector<float>::kSize sums.
-  C10_ALWAYS_INLINE void store(Accumulator<float>* to) const {
-    std::memcpy(to, &values, sizeof(values));
+  C10_ALWAYS_INLINE Accumulator<float> total() const {
+    const Vector<double> both = values[0] + values[1];
+    double sum = 0;
+    for (int i = 0; i < Vector<double>::kSize; ++i) {
+      sum += both.native[i];
+    }
+    return {sum};
   }
 };
 
@@ -41,10 +45,12 @@ struct VectorAccumulator<double> {
     value = next.sum;
     correction = correction + next.error;
   }
-  C10_ALWAYS_INLINE void store(Accumulator<double>* to) const {
+  C10_ALWAYS_INLINE Accumulator<double> total() const {
+    Accumulator<double> sum{};
     for (int i = 0; i < Vector<double>::kSize; ++i) {
-      to[i] = {value.native[i], correction.native[i]};
+      sum.add(Accumulator<double>{value.native[i], correction.native[i]});
     }
+    return sum;
   }
 };
 
@@ -110,6 +116,46 @@ class Sums {
   const Lanes& lanes_;
 };
 
+// A vector's sums where two neighbouring channels share its lanes: the terms of `lanes` are added
+// to the first chains, those of `rest` to the others.
+template <typename V, size_t kSums, typename Lanes>
+class SplitSums {
+ public:
+  C10_ALWAYS_INLINE SplitSums(
+      std::array<V, kSums>& chains,
+      const Lanes& lanes,
+      std::array<V, kSums>& chains_of_rest,
+      const Lanes& rest)
+      : first_(chains, lanes), second_(chains_of_rest, rest) {}
+
+  class Sum {
+   public:
+    using Part = typename Sums<V, kSums, Lanes>::Sum;
+    C10_ALWAYS_INLINE Sum(const Part& first, const Part& second) : first_(first), second_(second) {}
+
+    template <typename... Arguments>
+    C10_ALWAYS_INLINE void add(const Arguments&... arguments) const {
+      first_.add(arguments...);
+      second_.add(arguments...);
+    }
+    template <typename... Arguments>
+    C10_ALWAYS_INLINE void add_product(const Arguments&... arguments) const {
+      first_.add_product(arguments...);
+      second_.add_product(arguments...);
+    }
+
+   private:
+    const Part first_;
+    const Part second_;
+  };
+
+  C10_ALWAYS_INLINE Sum operator[](int i) const { return {first_[i], second_[i]}; }
+
+ private:
+  const Sums<V, kSums, Lanes> first_;
+  const Sums<V, kSums, Lanes> second_;
+};
+
 // Everything is inlined into the loops of the traversals, so that pointers stay in registers: a
 // SIMD store may alias anything that is in memory.
 template <typename Op, typename scalar_t>
@@ -126,18 +172,42 @@ struct Group {
     std::array<const scalar_t*, Op::kInputs> inputs;
     std::array<scalar_t*, Op::kOutputs> outputs;
     bool bypass_caches;
+    int64_t prefetch_bytes;  // how far ahead inputs are asked for; 0: they are not
   };
 
-  // Packs at several offsets: pack p with params_of(p, v) for each of its vectors, chains_of(p) and
-  // lanes_of(p). All loads come before the first store: a load that follows a store with the same
-  // last 12 address bits would have to wait for it.
-  template <size_t kPacks, typename ParamsOf, typename ChainsOf, typename LanesOf>
+  // (Without sums there is too little to do for each line.)
+  static constexpr bool kPrefetches = Op::kSums > 0;
+
+  static Tensors tensors_of(const Plan& plan, const Operands<Op, scalar_t>& operands) {
+    return {
+        operands.inputs, operands.outputs, operands.bypass_caches,
+        kPrefetches && operands.bypass_caches ? plan.prefetch_bytes() : 0};
+  }
+
+  // Asks for what the traversal will read some distance after these elements, if it is to.
+  C10_ALWAYS_INLINE static void prefetch(const Tensors& tensors, int64_t first, int64_t last) {
+    constexpr int64_t kLine = 64 / sizeof(scalar_t);
+    if (!kPrefetches || tensors.prefetch_bytes == 0) {
+      return;
+    }
+    for (int64_t at = first; at < last; at += kLine) {
+      unrolled<Op::kInputs>(TORCH_EXT_UNROLLED(i) {
+        // (As a number, because it may lie after the tensor.)
+        const auto address = reinterpret_cast<uintptr_t>(tensors.inputs[i] + at);
+        __builtin_prefetch(reinterpret_cast<const void*>(address + tensors.prefetch_bytes));
+      });
+    }
+  }
+
+  // Packs at several offsets: pack p with params_of(p, v) and sums_of(p, v) for each of its
+  // vectors. All loads come before the first store: a load that follows a store with the same last
+  // 12 address bits would have to wait for it.
+  template <size_t kPacks, typename ParamsOf, typename SumsOf>
   C10_ALWAYS_INLINE static void run(
       const Tensors& tensors,
       const std::array<int64_t, kPacks>& offsets,
       const ParamsOf& params_of,
-      const ChainsOf& chains_of,
-      const LanesOf& lanes_of) {
+      const SumsOf& sums_of) {
     std::array<std::array<P, Op::kInputs>, kPacks> in;
     unrolled<kPacks>(TORCH_EXT_UNROLLED(p) {
       unrolled<Op::kInputs>(
@@ -145,8 +215,12 @@ struct Group {
     });
     std::array<std::array<P, Op::kOutputs>, kPacks> out;
     unrolled<kPacks>(TORCH_EXT_UNROLLED(p) {
-      const auto params = [&](auto v) -> const Params& { return params_of(p, v); };
-      apply(in[p], params, chains_of(p), lanes_of(p), out[p]);
+      const auto params = [&](auto v) __attribute__((always_inline)) -> const Params& {
+        return params_of(p, v);
+      };
+      apply(
+          in[p], params, [&](auto v) __attribute__((always_inline)) { return sums_of(p, v); },
+          out[p]);
     });
     unrolled<kPacks>(TORCH_EXT_UNROLLED(p) {
       unrolled<Op::kOutputs>(TORCH_EXT_UNROLLED(o) {
@@ -173,19 +247,21 @@ struct Group {
       in[i] = P::load(tensors.inputs[i] + offset, count);
     }
     std::array<P, Op::kOutputs> out;
-    apply(in, params_of, chains, P::lanes(0, count), out);
+    const auto lanes = P::first_lanes(count);
+    apply(
+        in, params_of,
+        [&](auto v) __attribute__((always_inline)) { return Sums(chains[v], lanes[v]); }, out);
     for (int o = 0; o < Op::kOutputs; ++o) {
       out[o].store(tensors.outputs[o] + offset, count);
     }
   }
 
  private:
-  template <typename ParamsOf, typename Lanes>
+  template <typename ParamsOf, typename SumsOf>
   C10_ALWAYS_INLINE static void apply(
       const std::array<P, Op::kInputs>& in,
       const ParamsOf& params_of,
-      Chains& chains,
-      const Lanes& lanes,
+      const SumsOf& sums_of,
       std::array<P, Op::kOutputs>& out) {
     std::array<typename P::Widened, Op::kInputs> wide;
     unrolled<Op::kInputs>(TORCH_EXT_UNROLLED(i) { wide[i] = in[i].widened(); });
@@ -193,8 +269,7 @@ struct Group {
     unrolled<kVectors>(TORCH_EXT_UNROLLED(v) {
       std::array<V, Op::kInputs> inputs;
       unrolled<Op::kInputs>(TORCH_EXT_UNROLLED(i) { inputs[i] = wide[i][v]; });
-      const auto& lanes_here = lanes[v];
-      Sums sums(chains[v], lanes_here);
+      auto sums = sums_of(v);
       const std::array<V, Op::kOutputs> outputs = Op::apply(inputs, params_of(v), sums);
       unrolled<Op::kOutputs>(TORCH_EXT_UNROLLED(o) { results[o][v] = outputs[o]; });
     });

@@ -29,7 +29,7 @@ Tuning tuning_in_use() {
   static const LastLevelCache cache = last_level_cache();
   Tuning tuning;
   if (cache.bytes > 0) {
-    tuning.last_level_bytes = cache.bytes * ceil_div(int64_t{at::get_num_threads()}, cache.cores);
+    tuning.last_level_bytes = cache.usable_bytes(at::get_num_threads());
   }
   return tuning;
 }

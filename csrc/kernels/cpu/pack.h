@@ -38,6 +38,7 @@ struct Pack {
   static constexpr size_t kPartBytes = kVectorBytes / kParts;
   using Part = Native<std::conditional_t<sizeof(scalar_t) == 2, int16_t, scalar_t>, kPartBytes>;
   using Widened = std::array<V, kVectors>;
+  using Masks = std::array<Mask<compute_t>, kVectors>;
 
   // Which element of a pack is in lane i of its vectors, where lanes are counted across the
   // vectors. A bfloat16 is the upper half of a float, so a shift and a mask widen a register of
@@ -79,16 +80,15 @@ struct Pack {
     std::memcpy(to, stored.data(), count * sizeof(scalar_t));
   }
 
-  // The vectors' lanes that hold the elements first ... last - 1.
-  static std::array<Mask<compute_t>, kVectors> lanes(int64_t first, int64_t last) {
-    std::array<Mask<compute_t>, kVectors> masks;
-    for (int v = 0; v < kVectors; ++v) {
-      Native<SignedOf<compute_t>> elements;
-      for (int i = 0; i < V::kSize; ++i) {
-        elements[i] = static_cast<SignedOf<compute_t>>(element_of_lane(v * V::kSize + i));
-      }
-      masks[v] = lanes_between<compute_t>(elements, first, last);
-    }
+  // The vectors' lanes that hold the first `count` elements of the pack, and the other lanes.
+  C10_ALWAYS_INLINE static Masks first_lanes(int64_t count) {
+    Masks masks;
+    unrolled<kVectors>(TORCH_EXT_UNROLLED(v) { masks[v] = lanes_before(positions(v), count); });
+    return masks;
+  }
+  C10_ALWAYS_INLINE static Masks other_lanes(int64_t count) {
+    Masks masks;
+    unrolled<kVectors>(TORCH_EXT_UNROLLED(v) { masks[v] = lanes_from(positions(v), count); });
     return masks;
   }
 
@@ -111,6 +111,19 @@ struct Pack {
   C10_ALWAYS_INLINE static Pack rounded(const Widened& values);
 
  private:
+  // Which element is in each lane of vector v.
+  C10_ALWAYS_INLINE static auto positions(int v) {
+    using Position = SignedOf<compute_t>;
+    static constexpr auto kPositions = [] {
+      std::array<std::array<Position, V::kSize>, kVectors> all{};
+      for (int i = 0; i < kVectors * V::kSize; ++i) {
+        all[i / V::kSize][i % V::kSize] = static_cast<Position>(element_of_lane(i));
+      }
+      return all;
+    }();
+    return std::bit_cast<Native<Position>>(kPositions[v]);
+  }
+
   // Two vectors whose lane i comes from lane from(i), where lanes are counted across both.
   template <typename From>
   C10_ALWAYS_INLINE static Widened shuffled(const Widened& vectors, const From&) {

@@ -119,21 +119,32 @@ int64_t Plan::row_size() const {
   return joined_ * view_.channels * view_.inner;
 }
 
+bool Plan::exceeds_caches() const {
+  const int64_t bytes = view_.numel() * element_bytes_;
+  return bytes >= tuning_.bypass_bytes || bytes * tensors_ >= tuning_.last_level_bytes;
+}
+
 bool Plan::writes_whole_lines(const void* output) const {
-  const bool planes = traversal_ == Traversal::kPlanes;
-  const int64_t run = planes ? view_.inner : row_size();
-  const int64_t piece = planes ? inner_block_ : joined_ * channel_block_ * view_.inner;
+  if (reinterpret_cast<uintptr_t>(output) % tuning_.cache_line != 0) {
+    return false;
+  }
+  if (traversal_ == Traversal::kPlanes) {
+    return true;
+  }
   const auto begins_lines = [&](int64_t elements, int64_t of) {
     return elements >= of || elements * element_bytes_ % tuning_.cache_line == 0;
   };
-  return reinterpret_cast<uintptr_t>(output) % tuning_.cache_line == 0 &&
-         begins_lines(run, view_.numel()) && begins_lines(piece, run);
+  const int64_t piece = joined_ * channel_block_ * view_.inner;
+  return begins_lines(row_size(), view_.numel()) && begins_lines(piece, row_size());
 }
 
 bool Plan::should_bypass_caches(const void* output) const {
-  const int64_t bytes = view_.numel() * element_bytes_;
-  const bool large = bytes >= tuning_.bypass_bytes || bytes * tensors_ >= tuning_.last_level_bytes;
-  return output != nullptr && large && writes_whole_lines(output);
+  return output != nullptr && exceeds_caches() && writes_whole_lines(output);
+}
+
+int64_t Plan::prefetch_bytes() const {
+  const bool is_long = inner_block_ * element_bytes_ > tuning_.max_prefetched_plane_bytes;
+  return traversal_ == Traversal::kPlanes && is_long ? 0 : tuning_.prefetch_bytes;
 }
 
 // Work that is worth sharing is divided into a multiple of task_multiple tasks.
@@ -163,11 +174,14 @@ void Plan::plan_planes(const OperationCounts& counts) {
     return;
   }
   // Tasks have few channels and many rows, which gives few partial sums, but enough channels that
-  // each row is read in one long piece.
-  const int64_t chunk = std::min(view_.channels, ceil_div(tuning_.min_chunk, view_.inner));
+  // each row is read in one long piece: beyond the caches as long as possible.
+  const int64_t most = std::min(view_.channels, tuning_.max_plane_channels);
+  const int64_t least =
+      exceeds_caches() ? target : ceil_div(tuning_.min_chunk_bytes, element_bytes_);
+  const int64_t chunk = std::min(most, ceil_div(least, view_.inner));
   row_block_ = even_block(rows_, target / (chunk * view_.inner));
   const int64_t channels = std::max(chunk, target / (row_block_ * view_.inner));
-  channel_block_ = even_block(view_.channels, std::min(channels, tuning_.max_plane_channels));
+  channel_block_ = even_block(view_.channels, std::min(channels, most));
 }
 
 void Plan::plan_columns(const OperationCounts& counts) {

@@ -70,17 +70,21 @@ class Plan {
   int64_t joined() const;
   int64_t row_size() const;
 
-  // Whether all runs that a traversal writes to an output at this address begin at cache lines, so
-  // that non-temporal stores are possible; and whether they should be used: a large result would
-  // evict everything else from the caches, and then its own beginning.
+  // Whether a traversal writes whole cache lines to an output at this address, so that non-temporal
+  // stores are possible (planes: apart from the ends of a task's rows); and whether they should be
+  // used: a large result would evict everything else from the caches, and then its own beginning.
   bool writes_whole_lines(const void* output) const;
   bool should_bypass_caches(const void* output) const;
+
+  // How far ahead inputs are to be asked for where the caches are bypassed; 0: not at all.
+  int64_t prefetch_bytes() const;
 
  private:
   void plan_planes(const OperationCounts& counts);
   void plan_columns(const OperationCounts& counts);
   void count_blocks();
   int64_t task_elements(bool sums) const;
+  bool exceeds_caches() const;
 
   ChannelView view_;
   int64_t element_bytes_;

@@ -29,10 +29,15 @@ struct Tuning {
   // With fewer rows it is not worth spreading params over columns, unless runs are tiny.
   int64_t few_rows = 4;
   int64_t tiny_plane = 16;
-  // Running sums of a task: 3 sums take 48 KiB on AVX-512.
-  int64_t max_plane_channels = 128;
-  // Neighbouring elements that a task processes before it goes to the next row: four pages.
-  int64_t min_chunk = 4096;
+  // Running sums of a task: on AVX-512 128 bytes for each channel and sum, which have to stay in
+  // the first-level cache beside the chunk of each tensor. Zen 5, 16x128x7x7 backward: 64 channels
+  // 84 GB/s, 128 76.
+  int64_t max_plane_channels = 64;
+  // Bytes of a tensor that a task processes before it goes to the next row. 16x128x7x7 by 8 and 16
+  // KiB: 89, 84. Beyond the caches a task goes to the next row as late as it can, because memory is
+  // read best in one direction. By 16 KiB and like this: 64x256x14x14 54, 77; 10x128x45x60 52, 70;
+  // bfloat16 32x256x26x26 39, 72.
+  int64_t min_chunk_bytes = 8 << 10;
 
   // ---- Columns ----
   // Bytes of params and sums of a task, and fewer where memory is not the limit. (1024, 4096)
@@ -40,8 +45,9 @@ struct Tuning {
   int64_t column_bytes = 64 << 10;
   int64_t column_bytes_in_cache = 32 << 10;
   // Narrow rows are joined up to this many columns, if possible to whole packs of the second number
-  // of elements.
-  int64_t max_joined = 960;
+  // of elements. Zen 5, backward of (20400, 150), where 8 rows are whole packs: 69 instead of 39
+  // GB/s.
+  int64_t max_joined = 1280;
   int64_t column_alignment = 16;
   // The fewest rows of a task with sums: with fewer, finishing the sums costs more than the rows.
   int64_t min_sum_rows = 64;
@@ -58,6 +64,13 @@ struct Tuning {
   // MB each, where that cache has 32 MiB: 1.2 to 1.5 times as fast, followed by a pass that reads
   // the result 1.1 to 1.3, followed by one that reads two tensors and writes a third 1.0 to 1.3.
   int64_t last_level_bytes = INT64_MAX;
+  // How far ahead of its position, in bytes, a traversal asks for its inputs where it bypasses the
+  // caches: columns, and planes up to so many bytes, which have so many instructions for each line
+  // that the processor looks too few lines ahead by itself. Zen 5, backward in GB/s without and
+  // with: 128x512x7x7 42, 69; bfloat16 128x256x14x14 46, 60; (1024, 4096) 39, 50; (1000003, 3)
+  // 67, 82. But with longer planes it takes time: bfloat16 128x64x112x112 39, 25.
+  int64_t prefetch_bytes = 4 << 10;
+  int64_t max_prefetched_plane_bytes = 2 << 10;
   // Bytes of a task's tensors that stay in the second-level cache while several sweeps run over
   // them. Not measured yet; this is the smallest such cache among current servers.
   int64_t whole_channel_bytes = 512 << 10;

@@ -58,7 +58,7 @@ struct Mask {
 #if defined(CPU_CAPABILITY_AVX512)
   using Bits = std::conditional_t<sizeof(T) == 8, __mmask8, __mmask16>;
 #else
-  using Bits = Native<SignedOf<T>>;  // all bits of a lane
+  using Bits = Native<SignedOf<T> >;  // all bits of a lane
 #endif
 
   Bits bits;
@@ -187,13 +187,13 @@ C10_ALWAYS_INLINE Vector<double> multiply_add(
 #elif defined(__aarch64__)
 
 C10_ALWAYS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
-  return Vector<float>(std::bit_cast<Native<float>>(vfmaq_f32(
+  return Vector<float>(std::bit_cast<Native<float> >(vfmaq_f32(
       std::bit_cast<float32x4_t>(c.native), std::bit_cast<float32x4_t>(a.native),
       std::bit_cast<float32x4_t>(b.native))));
 }
 C10_ALWAYS_INLINE Vector<double> multiply_add(
     Vector<double> a, Vector<double> b, Vector<double> c) {
-  return Vector<double>(std::bit_cast<Native<double>>(vfmaq_f64(
+  return Vector<double>(std::bit_cast<Native<double> >(vfmaq_f64(
       std::bit_cast<float64x2_t>(c.native), std::bit_cast<float64x2_t>(a.native),
       std::bit_cast<float64x2_t>(b.native))));
 }
@@ -230,7 +230,7 @@ C10_ALWAYS_INLINE Vector<double> keep_where(InvertedMask<double> where, Vector<d
 template <typename T>
 C10_ALWAYS_INLINE Vector<T> keep_where(Mask<T> where, Vector<T> a) {
   using Bits = typename Mask<T>::Bits;
-  return Vector<T>(std::bit_cast<Native<T>>(where.bits & std::bit_cast<Bits>(a.native)));
+  return Vector<T>(std::bit_cast<Native<T> >(where.bits & std::bit_cast<Bits>(a.native)));
 }
 template <typename T>
 C10_ALWAYS_INLINE Vector<T> keep_where(InvertedMask<T> where, Vector<T> a) {
@@ -274,23 +274,36 @@ C10_ALWAYS_INLINE void stream_bytes(const Native<int64_t>& value, void* to) {
 }
 #endif
 
-// The lanes first ... last - 1, where lane i is at `positions`[i] (any numbers in any order).
-template <typename T>
-C10_ALWAYS_INLINE Mask<T> lanes_between(
-    const Native<SignedOf<T>>& positions, int64_t first, int64_t last) {
-  const auto low = static_cast<SignedOf<T>>(first);
-  const auto high = static_cast<SignedOf<T>>(last);
-  const auto inside = (positions >= low) & (positions < high);
+// The lanes at positions before `end`, and those from `begin` on, where lane i is at `positions`[i]
+// (any numbers in any order).
 #if defined(CPU_CAPABILITY_AVX512)
-  if constexpr (sizeof(T) == 8) {
-    return {_mm512_movepi64_mask(std::bit_cast<__m512i>(inside))};
-  } else {
-    return {_mm512_movepi32_mask(std::bit_cast<__m512i>(inside))};
-  }
-#else
-  return {inside};
-#endif
+C10_ALWAYS_INLINE Mask<float> lanes_before(const Native<int32_t>& positions, int64_t end) {
+  const __m512i ends = _mm512_set1_epi32(static_cast<int32_t>(end));
+  return {_mm512_cmplt_epi32_mask(std::bit_cast<__m512i>(positions), ends)};
 }
+C10_ALWAYS_INLINE Mask<double> lanes_before(const Native<int64_t>& positions, int64_t end) {
+  return {_mm512_cmplt_epi64_mask(std::bit_cast<__m512i>(positions), _mm512_set1_epi64(end))};
+}
+C10_ALWAYS_INLINE Mask<float> lanes_from(const Native<int32_t>& positions, int64_t begin) {
+  return !lanes_before(positions, begin);
+}
+C10_ALWAYS_INLINE Mask<double> lanes_from(const Native<int64_t>& positions, int64_t begin) {
+  return !lanes_before(positions, begin);
+}
+#else
+C10_ALWAYS_INLINE Mask<float> lanes_before(const Native<int32_t>& positions, int64_t end) {
+  return {positions < static_cast<int32_t>(end)};
+}
+C10_ALWAYS_INLINE Mask<double> lanes_before(const Native<int64_t>& positions, int64_t end) {
+  return {positions < end};
+}
+C10_ALWAYS_INLINE Mask<float> lanes_from(const Native<int32_t>& positions, int64_t begin) {
+  return {positions >= static_cast<int32_t>(begin)};
+}
+C10_ALWAYS_INLINE Mask<double> lanes_from(const Native<int64_t>& positions, int64_t begin) {
+  return {positions >= begin};
+}
+#endif
 
 // Floats in double precision: the lower and the upper half of the lanes. (GCC converts generic
 // vectors in pieces of 128 bits, for aarch64 lane by lane.)
@@ -307,8 +320,8 @@ C10_ALWAYS_INLINE std::array<Vector<double>, 2> widened(const Vector<float>& flo
 #elif defined(__aarch64__)
   const auto all = std::bit_cast<float32x4_t>(floats.native);
   return {
-      Vector<double>(std::bit_cast<Native<double>>(vcvt_f64_f32(vget_low_f32(all)))),
-      Vector<double>(std::bit_cast<Native<double>>(vcvt_high_f64_f32(all)))};
+      Vector<double>(std::bit_cast<Native<double> >(vcvt_f64_f32(vget_low_f32(all)))),
+      Vector<double>(std::bit_cast<Native<double> >(vcvt_high_f64_f32(all)))};
 #else
   std::array<Vector<double>, 2> doubles;
   for (int i = 0; i < Vector<float>::kSize; ++i) {
