@@ -13,8 +13,9 @@ BENCHMARKS = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
-def results(name):
-    return json.loads((RESULTS / f"cpu-zen3-2threads-{name}.json").read_text(encoding="utf-8"))
+def results(name, machine="zen3"):
+    record = RESULTS / f"cpu-{machine}-2threads-{name}.json"
+    return json.loads(record.read_text(encoding="utf-8"))
 
 
 def table(text, heading):
@@ -46,8 +47,8 @@ def all_round_to(values, shown):
     return all(rounds_to(*pair) for pair in zip(values, shown, strict=True))
 
 
-def layer_rows(large=False):
-    rows = results("layers")["rows"]
+def layer_rows(large=False, machine="zen3"):
+    rows = results("layers", machine)["rows"]
     return [row for row in rows if not large or math.prod(row["case"]["shape"]) >= 65536]
 
 
@@ -85,13 +86,33 @@ def test_the_means_with_huge_pages_and_of_norms_are_those_that_were_measured():
     columns = zip(*map(ratios, rows), strict=True)
     assert all_round_to(map(statistics.geometric_mean, columns), shown)
     shown = re.search(r"our PReLU: ([\d.]+) in float32, ([\d.]+) in bfloat16", text).groups()
-    rows = results("layers")["norm_rows"]
+    assert all_round_to(norm_means("zen3"), shown)
+
+
+def norm_means(machine):
+    """Of float32 and of bfloat16, compared with PyTorch's norm and our PReLU."""
+    rows = results("layers", machine)["norm_rows"]
     by_dtype = [
         [ratio(row, "step", "apart") for row in rows if row["case"]["dtype"].startswith(dtype)]
         for dtype in ("float32", "bfloat16")
     ]
     assert [len(found) for found in by_dtype] == [12, 11]
-    assert all_round_to(map(statistics.geometric_mean, by_dtype), shown)
+    return map(statistics.geometric_mean, by_dtype)
+
+
+def test_the_figures_of_avx_512_are_those_that_were_measured():
+    number = r"([\d.]*\d)"
+    means, smallest, norms = (
+        f"means of {number}, {number} and {number}",
+        f"the smallest {number}, {number} and {number}",
+        f"norms {number} in float32, {number} in bfloat16",
+    )
+    text = " ".join(README.split())
+    text = text[text.index("(AVX-512)") :]
+    columns = list(zip(*map(ratios, layer_rows(large=True, machine="zen5")), strict=True))
+    assert all_round_to(map(statistics.geometric_mean, columns), re.search(means, text).groups())
+    assert all_round_to(map(min, columns), re.search(smallest, text).groups())
+    assert all_round_to(norm_means("zen5"), re.search(norms, text).groups())
 
 
 def _assert_fused(row, shown, kept):
