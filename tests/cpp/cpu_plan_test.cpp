@@ -86,7 +86,7 @@ void expect_bounded_tasks(
             columns * column_bytes, in_cache ? tuning.column_bytes_in_cache : tuning.column_bytes);
       }
       if (plan.joined() > 1) {
-        ASSERT_LE(columns, tuning.max_joined);
+        ASSERT_LE(columns, std::max<int64_t>(tuning.max_joined / 3 * 4, tuning.max_joined));
       }
     }
   }
@@ -382,6 +382,15 @@ TEST(LastLevelCache, IsUnknownWhereItIsNotDescribed) {
   const LastLevelCache cache = last_level_cache("/nonexistent");
   EXPECT_EQ(cache.bytes, 0);
   EXPECT_EQ(cache.cores, 1);
+}
+
+TEST(CpuPlan, RowsAreJoinedToWholePacksIfAThirdMoreColumnsDo) {
+  const auto columns = [](int64_t channels) {
+    return Plan({1 << 20, channels, 1}, 4, counts_of<PreluBackward>()).row_size();
+  };
+  EXPECT_EQ(columns(64), kTuning.max_joined);
+  EXPECT_EQ(columns(150), 8 * 150);
+  EXPECT_EQ(columns(170), 5 * 170);  // 8 are too many
 }
 
 TEST(CpuPlan, JoinedRowsAreWrittenInOnePiece) {

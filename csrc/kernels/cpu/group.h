@@ -192,9 +192,9 @@ struct Group {
     }
     for (int64_t at = first; at < last; at += kLine) {
       unrolled<Op::kInputs>(TORCH_EXT_UNROLLED(i) {
-        // (As a number, because it may lie after the tensor.)
-        const auto address = reinterpret_cast<uintptr_t>(tensors.inputs[i] + at);
-        __builtin_prefetch(reinterpret_cast<const void*>(address + tensors.prefetch_bytes));
+        // (It may lie after the tensor. Nothing is read from it.)
+        const auto* const bytes = reinterpret_cast<const char*>(tensors.inputs[i] + at);
+        __builtin_prefetch(bytes + tensors.prefetch_bytes);
       });
     }
   }

@@ -192,9 +192,11 @@ void Plan::plan_columns(const OperationCounts& counts) {
   const bool in_cache = view_.numel() * element_bytes_ < tuning_.cache_bytes;
   const int64_t columns = (in_cache ? tuning_.column_bytes_in_cache : tuning_.column_bytes) /
                           bytes_per_column(counts, element_bytes_);
-  const int64_t most_joined = std::min({view_.numel() / 32, tuning_.max_joined, columns});
+  const int64_t fitting = std::min(view_.numel() / 32, columns);
+  const int64_t most_joined = std::min(fitting, tuning_.max_joined);
+  const int64_t most_aligned = std::min(fitting, tuning_.max_joined / 3 * 4);
   const int64_t aligned = tuning_.column_alignment / std::gcd(width, tuning_.column_alignment);
-  const int64_t step = aligned * width <= most_joined ? aligned : 1;
+  const int64_t step = aligned * width <= most_aligned ? aligned : 1;
   joined_ = std::min(view_.outer, step * std::max<int64_t>(most_joined / (step * width), 1));
   rows_ = ceil_div(view_.outer, joined_);
   inner_block_ = view_.inner;

@@ -1,16 +1,15 @@
 // The traversal of long runs of one channel: its params stay in registers, and so do the sums of a
 // run. Determines loads, tails and the order of sums; knows neither the operation nor threads.
 //
-// There are two ways to divide neighbouring runs into packs:
-//   apart   Each run for itself. All runs of a task are alike, so that code is compiled for their
-//           shape. But where runs are no whole packs, most packs lie across cache lines.
-//   shared  Packs are aligned as the tensors are, wherever a run begins; a pack at the border of
-//   two
-//           runs belongs to both.
+// Neighbouring runs are divided into packs in one of two ways. Apart: each run for itself. All runs
+// of a task are alike, so that code is compiled for their shape; but unless runs are whole packs,
+// most packs lie across cache lines. Shared: packs are aligned as the tensors are, wherever a run
+// begins, and a pack at the border of two runs belongs to both.
+//
 // Shared packs are better where the caches are bypassed, because non-temporal stores write whole
-// lines, and on AVX-512, whose packs are lines. (Zen 5, backward in GB/s, apart and shared, in
-// cache: 4x128x7x7 74, 104; 4x64x14x14 125, 170. Beyond the caches: 64x256x14x14 37, 77. But
-// forward in cache 163, 115, and on AVX2 179, 115.)
+// lines, and on AVX-512, whose packs are lines, for operations with sums. (Zen 5, GB/s of the
+// backward apart and shared, in cache: 4x128x7x7 74, 104; 4x64x14x14 125, 170. Beyond the caches:
+// 64x256x14x14 37, 77. But a forward in cache: 4x128x7x7 163, 115, with AVX2 179, 115.)
 #pragma once
 
 #include <algorithm>

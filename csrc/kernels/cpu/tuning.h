@@ -45,9 +45,9 @@ struct Tuning {
   int64_t column_bytes = 64 << 10;
   int64_t column_bytes_in_cache = 32 << 10;
   // Narrow rows are joined up to this many columns, if possible to whole packs of the second number
-  // of elements. Zen 5, backward of (20400, 150), where 8 rows are whole packs: 69 instead of 39
-  // GB/s.
-  int64_t max_joined = 1280;
+  // of elements, even if that takes a third more columns: Zen 5, backward of (20400, 150), where 8
+  // rows are whole packs, 69 instead of 39 GB/s. But 1280 for all costs 5 % at 64 columns.
+  int64_t max_joined = 960;
   int64_t column_alignment = 16;
   // The fewest rows of a task with sums: with fewer, finishing the sums costs more than the rows.
   int64_t min_sum_rows = 64;
