@@ -3,8 +3,7 @@
 #include <array>
 #include <cstring>
 
-#include "ceilings_avx2.h"
-#include "ceilings_avx512.h"
+#include "ceilings_passes.h"
 
 namespace torch_ext::bench {
 namespace {
@@ -36,12 +35,12 @@ void stream_loop(void* out, const void* const* in, size_t bytes) {
 
 std::span<const Ceiling> copies() {
 #if defined(__x86_64__)
-  static constexpr std::array<Ceiling, 5> kAll{{
+  static const std::array<Ceiling, 5> kAll{{
       {"memcpy", copy_memcpy},
-      {"avx2", avx2::copy},
-      {"avx2-nt", avx2::copy_non_temporal},
-      {"avx512", avx512::copy},
-      {"avx512-nt", avx512::copy_non_temporal},
+      {"avx2", avx2::kPasses.copy},
+      {"avx2-nt", avx2::kPasses.copy_non_temporal},
+      {"avx512", avx512::kPasses.copy},
+      {"avx512-nt", avx512::kPasses.copy_non_temporal},
   }};
   if (has_avx2()) {
     return std::span(kAll).first(has_avx512() ? 5 : 3);
@@ -53,11 +52,11 @@ std::span<const Ceiling> copies() {
 
 std::span<const Ceiling> streams() {
 #if defined(__x86_64__)
-  static constexpr std::array<Ceiling, 4> kAll{{
-      {"avx2", avx2::stream},
-      {"avx2-nt", avx2::stream_non_temporal},
-      {"avx512", avx512::stream},
-      {"avx512-nt", avx512::stream_non_temporal},
+  static const std::array<Ceiling, 4> kAll{{
+      {"avx2", avx2::kPasses.stream},
+      {"avx2-nt", avx2::kPasses.stream_non_temporal},
+      {"avx512", avx512::kPasses.stream},
+      {"avx512-nt", avx512::kPasses.stream_non_temporal},
   }};
   if (has_avx2()) {
     return std::span(kAll).first(has_avx512() ? 4 : 2);

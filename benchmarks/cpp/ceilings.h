@@ -3,13 +3,11 @@
 // stores past the caches win where the tensors do not fit in them, and lose badly where they do.
 #pragma once
 
-#include <cstddef>
 #include <span>
 
-namespace torch_ext::bench {
+#include "ceilings_passes.h"
 
-// out = in[0], or out = in[0] ^ in[1], on ranges that do not overlap.
-using Pass = void (*)(void* out, const void* const* in, size_t bytes);
+namespace torch_ext::bench {
 
 struct Ceiling {
   const char* name;

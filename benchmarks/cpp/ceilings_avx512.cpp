@@ -1,6 +1,4 @@
 // Compiled with -mavx512f.
-#include "ceilings_avx512.h"
-
 #include "ceilings_x86.h"
 
 namespace torch_ext::bench::avx512 {
@@ -26,17 +24,6 @@ struct Isa {
 
 }  // namespace
 
-void copy(void* out, const void* const* in, size_t bytes) {
-  pass<Isa, 1, false>(out, in, bytes);
-}
-void copy_non_temporal(void* out, const void* const* in, size_t bytes) {
-  pass<Isa, 1, true>(out, in, bytes);
-}
-void stream(void* out, const void* const* in, size_t bytes) {
-  pass<Isa, 2, false>(out, in, bytes);
-}
-void stream_non_temporal(void* out, const void* const* in, size_t bytes) {
-  pass<Isa, 2, true>(out, in, bytes);
-}
+const Passes kPasses = passes_of<Isa>();
 
 }  // namespace torch_ext::bench::avx512

@@ -15,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ceilings_passes.h"
+
 namespace torch_ext::bench {
 namespace {
 
@@ -95,6 +97,11 @@ void pass(void* to, const void* const* from, size_t bytes) {
   if (at < bytes) {
     Isa::store(out + bytes - kVector, in.at(bytes - kVector));
   }
+}
+
+template <typename Isa>
+constexpr Passes passes_of() {
+  return {pass<Isa, 1, false>, pass<Isa, 1, true>, pass<Isa, 2, false>, pass<Isa, 2, true>};
 }
 
 }  // namespace
