@@ -21,9 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests" / "pythons_result.txt"
 FOLDER = ROOT / "build" / "pythons"
-PYTHONS = ("3.10", "3.12", "3.13", "3.14", "3.15", "3.14t")  # 3.11 is that of CI
-NEWEST_TORCH = {"3.10": "2.14.1"}  # that has this Python; else the one of the Makefile
-IN_DEBIAN = ("3.13", "3.14", "3.15", "3.14t")  # the last as a source
+PYTHONS = ("3.10", "3.12", "3.13", "3.14", "3.15", "3.13t")  # 3.11 is that of CI
+# The newest that has this Python; else the one of the Makefile.
+NEWEST_TORCH = {"3.10": "2.14.1", "3.13t": "2.12.0"}
+IN_DEBIAN = ("3.13", "3.14", "3.15", "3.13t")  # the last as a source
 TESTS = "-m 'contract and not full'"
 NOT_THERE = ("PYTHONPATH", "TORCH_EXT_BUILD_DIR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in NOT_THERE}
@@ -42,16 +43,16 @@ exec chroot "$0" /bin/sh -ec "$2"
 DEBOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,g++,make,git,ca-certificates")
 PREPARE = """
 echo 'Acquire::Check-Valid-Until "false";' > /etc/apt/apt.conf.d/old-mirror
-sed 's/^deb /deb-src /' /etc/apt/sources.list > /etc/apt/sources.list.d/sources.list
+sed 's/^deb /deb-src /; s/ sid / trixie /' /etc/apt/sources.list > /etc/apt/sources.list.d/sources.list
 apt-get update -qq
 """
 INSTALL = "apt-get install -y -qq --no-install-recommends "
 BINARY = INSTALL + "python{0} python{0}-venv python{0}-dev"
 # (-O1: it compiles in a third of the time.)
 FREE_THREADED = f"""
-command -v python3.14t && exit
+command -v python3.13t && exit
 {INSTALL} dpkg-dev pkgconf libssl-dev zlib1g-dev libffi-dev libbz2-dev liblzma-dev libsqlite3-dev
-mkdir -p /usr/src/python && cd /usr/src/python && apt-get source -qq python3.14 && cd python3.14-*/
+mkdir -p /usr/src/python && cd /usr/src/python && apt-get source -qq python3.13 && cd python3.13-*/
 CFLAGS=-O1 ./configure -q --disable-gil --disable-test-modules
 make -s -j${{MAX_JOBS:-2}} && make -s altinstall
 """
