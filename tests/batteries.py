@@ -35,6 +35,14 @@ def CASES(operator):
     return _by_name(operator.cases)
 
 
+def DATA_TYPES(operator):
+    """One pair for each type of data: those with parameters of another type run the same kernels."""
+    firsts = {}
+    for name, dtypes in DTYPES(operator).items():
+        firsts.setdefault(dtypes[0], (name, dtypes))
+    return dict(firsts.values())
+
+
 def EMPTY_CASES(operator):
     return _by_name(operator.empty_cases)
 
@@ -56,6 +64,11 @@ def some(axis, *names):
     return lambda operator: {k: v for k, v in axis(operator).items() if k in names}
 
 
+# One for each size of an element, and the extremes alone; the last ones with parameters of another type.
+ELEMENT_SIZES = some(DTYPES, "float64", "float32", "bfloat16_with_float32")
+LARGEST_AND_SMALLEST = some(DTYPES, "float64", "bfloat16_with_float32")
+
+
 def each(values):
     """An axis that is the same for all rows."""
     named = (
@@ -71,21 +84,21 @@ def first_setting(operator):
 def _spread(axes, most, name):
     """`most` combinations, or as many as the longest axis has values: from all over each axis, and others
     for each name, so that operators with a few tests each see all values together."""
-    count = min(most, max(map(len, axes), default=1)) if all(axes) else 0
+    longest = max(map(len, axes), default=1) if all(axes) else 0
+    count = min(most or longest, longest)
     starts = [zlib.crc32(f"{name} {place}".encode()) for place in range(len(axes))]
-    return [
-        tuple(
-            axis[(start + i * len(axis) // count) % len(axis)] for axis, start in zip(axes, starts)
-        )
-        for i in range(count)
-    ]
+
+    def value(axis, start, i):
+        return axis[(start + (i * len(axis) // count if len(axis) > count else i)) % len(axis)]
+
+    return [tuple(value(axis, start, i) for axis, start in zip(axes, starts)) for i in range(count)]
 
 
 def rows_of(function, operator):
     """What a battery is called with for a row: ids and arguments."""
     axes = [list(axis(operator).items()) for axis in function.axes.values()]
     chosen = itertools.product(*axes)
-    if operator.most:
+    if operator.most or not function.product:
         chosen = _spread(axes, operator.most, f"{function.__name__} {operator.name}")
     for values in chosen:
         name = "-".join([operator.name, *(str(key) for key, _ in values if str(key))])
@@ -105,9 +118,12 @@ def is_native(operator):
     return operator.native
 
 
-def battery(where=lambda operator: True, **axes):
+def battery(where=lambda operator: True, product=True, **axes):
+    """`product`: each value of an axis with each of the others. Else each value at least once, for a property
+    that depends on one axis at a time."""
+
     def mark(function):
-        function.where, function.axes = where, axes
+        function.where, function.product, function.axes = where, product, axes
         rows = [row for each in OPERATORS if where(each) for row in rows_of(function, each)]
         assert rows, f"no operator has the property of {function.__name__}"
         params = [pytest.param(*arguments, id=name) for name, arguments in rows]

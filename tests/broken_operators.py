@@ -45,9 +45,8 @@ def _define(name, backward=False, tags=PROMISES, **kernels):
 
 
 def _other_strides(input, weight):
-    return torch.empty(input.shape[::-1], dtype=input.dtype, device=input.device).permute(
-        *range(input.dim() - 1, -1, -1)
-    )
+    reversed_shape = torch.empty(input.shape[::-1], dtype=input.dtype, device=input.device)
+    return reversed_shape.permute([*range(input.dim() - 1, -1, -1)])
 
 
 TOY = _define("toy", CompositeImplicitAutograd=lambda input, weight: prelu(input, weight))
@@ -257,7 +256,6 @@ class _TwiceAsMuchWhileCompiling(torch.autograd.Function):
 
 
 COMPILED_GRADIENT = _of_output(lambda y, x, w: _TwiceAsMuchWhileCompiling.apply(y))
-NOT_COMPLIANT = replace(UNTAGGED, call=torch.ops.torch_ext_toys.untagged)
 
 LOSES_A_TERM = replace(TOY_BACKWARD, call=_last_is_lost)
 SUMS_IN_16_BITS = _of_sum(_sum_of_parts)

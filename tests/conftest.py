@@ -4,7 +4,8 @@ import cases
 import pytest
 import torch
 from cases import CASES, DTYPE_PAIRS, DTYPES, MIXED
-from default_device import DefaultDevice
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
 import torch_ext
 
@@ -32,6 +33,27 @@ def device(request):
     if request.param == "cuda" and not torch_ext.build_info()["cuda"]:
         pytest.skip("this torch_ext was built without CUDA")
     return request.param
+
+
+class DefaultDevice(TorchFunctionMode):
+    """As `torch.device(...)` used as a context; but what a generator of the CPU draws is moved.
+
+    So a test has the same numbers on every device.
+    """
+
+    def __init__(self, device):
+        super().__init__()
+        self.device = torch.device(device)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function not in _device_constructors() or kwargs.get("device") is not None:
+            return function(*args, **kwargs)
+        if kwargs.get("generator") is not None:
+            requires_grad = kwargs.pop("requires_grad", False)
+            return function(*args, **kwargs).to(self.device).requires_grad_(requires_grad)
+        kwargs["device"] = self.device
+        return function(*args, **kwargs)
 
 
 @pytest.fixture

@@ -47,8 +47,7 @@ class Sum:
             assert_same_bits(actual + 0.0, rounded + 0.0)
         else:
             exact, magnitude = self._exactly()
-            summation = reference.summation_error(magnitude, input.dtype)
-            bound = summation + 0.5 * reference.ulp(np.abs(exact) + summation, weight.dtype)
+            bound = reference.bound(exact, magnitude, input.dtype, weight.dtype)
             assert np.abs(exact).max() > 0 or input.numel() < 16, (
                 "the data make this comparison vacuous: every sum is zero"
             )

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ LIBRARY = PACKAGE / LIBRARY_NAME
 REPOSITORY = Path(__file__).parent.parent
 
 
-def run_python(program, *arguments):
-    """What a program prints in a fresh interpreter that imports this torch_ext."""
-    return output_of(
-        *(sys.executable, *arguments, *(["-c", program] if program else [])),
-        env={**without_library_path(), "PYTHONPATH": str(PACKAGE.parent)},
+def run_python(program, *arguments, options=(), code=0, **variables):
+    """A program in a fresh interpreter that imports this torch_ext, with more environment variables."""
+    program = ["-c", textwrap.dedent(program)] if program else []
+    return run(
+        *(sys.executable, *options, *program, *arguments),
+        code=code,
+        env={**without_library_path(), "PYTHONPATH": str(PACKAGE.parent), **variables},
+        timeout=300,
     )
 
 
@@ -38,12 +42,27 @@ def tool(name, *folders):
     return shutil.which(name, path=path) or pytest.skip(f"{name} is not installed")
 
 
-def output_of(*command, **options):
-    result = subprocess.run(
+def run(*command, code=0, **options):
+    """A process that has to end with this exit status; `stdout` and `stderr` are what it wrote."""
+    done = subprocess.run(
         [str(part) for part in command], check=False, capture_output=True, text=True, **options
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def output_of(*command, **options):
+    return run(*command, **options).stdout
+
+
+def cmake_build(source, build, *options):
+    """Configures and builds a project that uses the package."""
+    environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
+    prefix = f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}"
+    tool("c++")
+    configure = (tool("cmake"), "-S", source, "-B", build, "-G", "Ninja", prefix, *options)
+    output_of(*configure, env=environment)
+    output_of(tool("cmake"), "--build", build, env=environment)
 
 
 def openmp_runtimes(paths):

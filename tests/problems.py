@@ -77,18 +77,6 @@ class Problem:
         values = _tensor(values, result.dtype)
         return self.grad_output.place(values) if result.shape == self.shape else values
 
-    def make(self):
-        """input, weight and grad_output; sums of products are exact: small integers."""
-        generator = np.random.default_rng(self.seed)
-        input = generator.choice([-4.0, -3.0, -1.0, 0.0, 1.0, 2.0, 3.0], self.shape)
-        grad_output = generator.choice([-3.0, -2.0, -1.0, 0.5, 1.0, 2.0], self.shape)
-        weight = torch.from_numpy(np.array(generator.choice(SLOPES, self.slopes)))
-        return (
-            self.input.place(_tensor(input, self.dtype)),
-            weight.to(self.weight_dtype),
-            self.grad_output.place(_tensor(grad_output, self.dtype)),
-        )
-
 
 def _tensor(values, dtype):
     return torch.from_numpy(np.array(values)).to(dtype)

@@ -134,26 +134,24 @@ def ulp(values, dtype):
     return np.maximum(np.ldexp(info.eps, exponent - 1), info.tiny * info.eps)
 
 
-def summation_error(magnitude, dtype):
-    """The most that summing terms of input's dtype may cost, before the sum is rounded to weight's."""
+def bound(exact, magnitude, dtype, weight_dtype):
+    """How far a sum may be from the exact one: 16·u·Σ|x·g| + ½ ulp(output), 8·u for float64.
+
+    The terms are of input's dtype; their magnitudes add up to `magnitude`.
+    """
     accumulation = accumulation_dtype(dtype)
-    return UNITS[accumulation] * UNIT_ROUNDOFF[accumulation] * magnitude
-
-
-def grad_weight_bound(grad_output, input, weight, exact):
-    """16·u·Σ|x·g| + ½ ulp(output), 8·u for float64, for each slope."""
-    terms = per_slope(np.abs(grad_weight_terms(grad_output, input)), weight)
-    magnitude = np.array([part.sum() for part in terms]).reshape(tuple(weight.shape))
-    summation = summation_error(magnitude, input.dtype)
-    return summation + 0.5 * ulp(np.abs(exact) + summation, weight.dtype)
+    summation = UNITS[accumulation] * UNIT_ROUNDOFF[accumulation] * magnitude
+    return summation + 0.5 * ulp(np.abs(exact) + summation, weight_dtype)
 
 
 def assert_grad_weight_within_bound(actual, grad_output, input, weight):
     exact = exact_grad_weight(grad_output, input, weight)
     assert np.abs(exact).max() > 0, "the data make this comparison vacuous: every gradient is zero"
     error = np.abs(_float64(actual) - exact)
-    bound = grad_weight_bound(grad_output, input, weight, exact)
-    assert (error <= bound).all(), f"error is {np.nanmax(error / bound)} times the bound"
+    terms = per_slope(np.abs(grad_weight_terms(grad_output, input)), weight)
+    magnitude = np.array([part.sum() for part in terms]).reshape(tuple(weight.shape))
+    most = bound(exact, magnitude, input.dtype, weight.dtype)
+    assert (error <= most).all(), f"error is {np.nanmax(error / most)} times the bound"
 
 
 def same_bits(actual, expected):

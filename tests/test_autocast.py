@@ -46,16 +46,6 @@ def test_a_weight_of_the_other_16_bit_type_is_cast(autocast_dtype, device):
         assert_same_bits(prelu(input, weight), F.prelu(input, weight))
 
 
-def test_float64_is_left_alone(autocast_dtype, device):
-    input, weight = (
-        random_values((4, 3, 50), torch.float64, device),
-        finite_slopes((3,), torch.float64, device),
-    )
-    with torch.autocast(device, dtype=autocast_dtype):
-        assert_same_bits(prelu(input, weight), F.prelu(input, weight))
-        assert prelu(input, weight).dtype == torch.float64
-
-
 def test_the_weight_gradient_never_passes_through_16_bits(autocast_dtype, device):
     """Each sum is -3093, which neither 16-bit type can hold."""
     assert torch.tensor(-3093.0).to(autocast_dtype).item() != -3093

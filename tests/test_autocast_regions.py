@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, finite_slopes, integer_values, random_values
+from recorder import Recorder
 from reference import assert_both_branches, assert_same_bits, dtype_or_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 from transforms import assert_equal_trees
 
 import torch_ext  # noqa: F401  (registers the operators)
@@ -92,33 +92,21 @@ def test_cuda_regions_have_pytorchs_dtypes(input_dtype, weight_dtype, autocast_d
 # ---- Casts, functions and transforms inside a region --------------------------------------------
 
 
-class _Seen(TorchDispatchMode):
-    """The operators that run below autocast."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 def test_a_leaf_that_is_used_again_is_cast_once(autocast_dtype, device):
     """Autocast's cache serves the input; a float32 slope is never cast."""
     input = random_values((2, 3, 4), torch.float32, device).requires_grad_()
     weight = finite_slopes((3,), torch.float32, device).requires_grad_()
-    with _Seen() as seen, torch.autocast(device, dtype=autocast_dtype):
+    with Recorder() as recorder, torch.autocast(device, dtype=autocast_dtype):
         first, second = prelu(input, weight), prelu(input, weight)
-    casts = [name for name in seen.names if "_to_copy" in name]
-    assert len(casts) == 1 and seen.names.count("torch_ext.prelu.default") == 2
+    cast = torch.ops.aten._to_copy.default
+    assert recorder.seen.count(cast) == 1 and recorder.seen.count(prelu.default) == 2
     (first + 2 * second).sum().backward()
     once = prelu_backward(torch.ones_like(first), input.to(autocast_dtype), weight, [True, True])
     assert_both_branches(input, *once)
     torch.testing.assert_close(weight.grad, 3 * once[1])
-    with _Seen() as seen, torch.autocast(device, dtype=autocast_dtype, cache_enabled=False):
+    with Recorder() as recorder, torch.autocast(device, dtype=autocast_dtype, cache_enabled=False):
         prelu(input, weight), prelu(input, weight)
-    assert len([name for name in seen.names if "_to_copy" in name]) == 2
+    assert recorder.seen.count(cast) == 2
 
 
 @pytest.mark.parametrize("cast_inputs", (None, torch.float32), ids=("as_around", "float32"))

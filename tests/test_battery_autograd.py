@@ -59,7 +59,7 @@ def has_backward(operator):
     return operator.backward is not None
 
 
-@battery(has_backward, dtypes=DTYPES, case=CASES)
+@battery(has_backward, product=False, dtypes=DTYPES, case=CASES)
 def test_gradients_are_those_of_the_backward_operator(operator, dtypes, case, device):
     """To the bit, also where a graph is made for the second order; results are those without a graph."""
     for arguments in operator.signs(operator.make(case, dtypes, device)):

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from batteries import CASES, DTYPES, SETTINGS, battery, each, first_setting, is_native, some
+from batteries import (
+    CASES,
+    DTYPES,
+    ELEMENT_SIZES,
+    SETTINGS,
+    battery,
+    each,
+    first_setting,
+    is_native,
+    some,
+)
 from cases import Case, channels_last, random_values, significant_strides
 from operator_rows import Role
 from reference import assert_both_branches, assert_same_bits
@@ -119,13 +129,6 @@ def test_another_size_does_not_compile_again(operator, dynamic, device):
     assert counts[-1] - counts[0] == (0 if dynamic else 1)
 
 
-@battery()
-def test_where_only_compliant_operators_may_be_compiled_ours_are(operator, device):
-    with torch._dynamo.config.patch(only_allow_pt2_compliant_ops=True):
-        arguments = operator.make(Case("pt2", (3, 6, 5, 7), (6,)), operator.dtypes[0], device)
-        _assert_equals_eager(compiled_layer(operator), operator, arguments)
-
-
 @battery(
     lambda o: o.most is None,
     dtypes=lambda o: {k: v for k, v in DTYPES(o).items() if v[1] == torch.float32},
@@ -207,7 +210,7 @@ class Exported(torch.nn.Module):
         return self.function(*tensors)
 
 
-@battery(is_native, dtypes=DTYPES, strict=each({"strict": True, "non_strict": False}))
+@battery(is_native, dtypes=ELEMENT_SIZES, strict=each({"strict": True, "non_strict": False}))
 def test_an_exported_program_holds_the_operator_whole_for_any_sizes(operator, dtypes, strict):
     """Also after decomposition; only what the operator itself demands becomes a constraint."""
     model = Exported(operator)

@@ -102,10 +102,10 @@ def is_whole(operator):
 
 @battery(is_whole, case=_samples, requires_grad=each({"no_grad": False, "requires_grad": True}))
 def test_opcheck_finds_nothing(operator, case, requires_grad, device):
-    """Schema, autograd registration, fake kernel, and AOT dispatch with symbolic sizes; every dtype, or every
-    setting with one each, where those are several."""
+    """Schema, autograd registration, fake kernel, and AOT dispatch with symbolic sizes; with every setting,
+    and in half of the dtypes, on which none of it depends."""
     settings = list(operator.settings.values())
-    dtypes = operator.dtypes[:: 2 if len(settings) > 1 else 1]
+    dtypes = operator.dtypes[::2]
     tried = itertools.zip_longest(
         dtypes, settings[:1] * len(dtypes) if len(settings) == 1 else settings
     )
@@ -138,7 +138,7 @@ def _meta(tensor):
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-@battery(dtypes=DTYPES, case=CASES)
+@battery(product=False, dtypes=DTYPES, case=CASES)
 def test_fake_and_meta_kernels_predict_shapes_dtypes_and_strides(operator, dtypes, case):
     """Compared here, because opcheck skips the strides of CPU tensors in some versions."""
     layouts = dict.fromkeys(operator.data, single_value) | {"input": case.layout}

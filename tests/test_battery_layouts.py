@@ -5,7 +5,16 @@ import itertools
 import cases
 import pytest
 import torch
-from batteries import CASES, DTYPES, EMPTY_CASES, battery, each, first_setting, naming
+from batteries import (
+    CASES,
+    DTYPES,
+    EMPTY_CASES,
+    LARGEST_AND_SMALLEST,
+    battery,
+    each,
+    first_setting,
+    naming,
+)
 from cases import (
     DENSE_LAYOUTS,
     LAYOUTS,
@@ -69,7 +78,7 @@ def assert_same(results, expected):
 # ---- Layouts -----------------------------------------------------------------------------------
 
 
-@battery(dtypes=DTYPES, input_layout=each(INPUT_LAYOUTS))
+@battery(dtypes=LARGEST_AND_SMALLEST, input_layout=each(INPUT_LAYOUTS))
 def test_every_layout_of_the_input_with_every_layout_of_the_rest(
     operator, dtypes, input_layout, device
 ):
@@ -83,7 +92,7 @@ def test_every_layout_of_the_input_with_every_layout_of_the_rest(
                 assert_places(operator, arguments, setting, results)
 
 
-@battery(dtypes=DTYPES, case=CASES)
+@battery(product=False, dtypes=DTYPES, case=CASES)
 def test_results_lie_like_the_input_and_as_pytorchs(operator, dtypes, case, device):
     """With one element for all of the other data, as `out.sum().backward()` hands over."""
     layouts = dict.fromkeys(operator.data, single_value) | {"input": case.layout}
@@ -195,7 +204,7 @@ def without_copies(operator):
 
 
 @battery(
-    dtypes=DTYPES,
+    dtypes=LARGEST_AND_SMALLEST,
     layout=each(DENSE_LAYOUTS),
     slopes=each({"per_channel": (16,), "shared": (1,)}),
     setting=without_copies,
@@ -215,7 +224,7 @@ def test_dense_layouts_are_not_copied_and_what_is_left_out_costs_nothing(
     assert copied and taken >= size, "this test would not see a copy"
 
 
-@battery(without_copies, dtypes=DTYPES, layout=each((contiguous, channels_last)))
+@battery(without_copies, dtypes=LARGEST_AND_SMALLEST, layout=each((contiguous, channels_last)))
 def test_other_data_in_another_layout_cost_at_most_a_copy_of_themselves(operator, dtypes, layout):
     layouts = dict.fromkeys(operator.data, single_value) | {"input": layout}
     arguments, size = _images(operator, dtypes, layouts)

@@ -28,13 +28,14 @@ def row(name):
 
 
 def check(operator, problem):
-    """Values and layouts of results with every setting; and gradients, of the operands that need some."""
+    """Values and layouts of results with every setting; and gradients, of the operands that need some. Returns the
+    arguments."""
     arguments = problem.arguments(operator)
     for setting in operator.settings.values():
         results = operator.check(arguments, setting, exact=operator.exact)
         assert_places(operator, arguments, setting, results)
     if operator.backward is None:
-        return
+        return arguments
     needs = zip(operator.arguments, itertools.cycle(problem.needs))
     needed = [argument.name for argument, need in needs if need and argument.differentiable]
     leaves = leaves_of(operator, arguments, needed)
@@ -48,6 +49,7 @@ def check(operator, problem):
         chosen = [tensor for name, tensor in zip(names, expected) if name in needed]
         for one, other in zip(gradients, chosen, strict=True):
             assert_same_bits(one, other)
+    return arguments
 
 
 def _run(operator, how):
@@ -58,8 +60,7 @@ def _run(operator, how):
     def try_it(problem):
         call = f'check(row("{operator.name}"), {problem})'
         note(f"python -c 'from test_battery_random import *; {call}'")
-        check(operator, problem)
-        input = problem.arguments(operator)[operator.place("input")]
+        input = check(operator, problem)[operator.place("input")]
         positive = (input > 0).sum().item()
         seen["problems"] += 1
         seen["positive"] += positive

@@ -32,7 +32,7 @@ def _assert_same(actual, expected):
 # ---- Arguments ---------------------------------------------------------------------------------
 
 
-@battery(dtypes=DTYPES, case=CASES)
+@battery(product=False, dtypes=DTYPES, case=CASES)
 def test_arguments_are_not_changed(operator, dtypes, case, device):
     for arguments in operator.signs(operator.make(case, dtypes, device)):
         before = [(t.clone(), t._version, t.data_ptr(), t.stride()) for t in arguments]
@@ -65,7 +65,7 @@ def _place(tensor):
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-@battery(says_what_is_saved, dtypes=DTYPES, case=CASES)
+@battery(says_what_is_saved, product=False, dtypes=DTYPES, case=CASES)
 def test_exactly_what_is_promised_is_saved(operator, dtypes, case, device):
     """No mask, no output, no copy: the very memory of arguments. It goes through the hooks, once each, and
     what they give back is used."""

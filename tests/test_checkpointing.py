@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 from cases import finite_slopes, random_values
+from recorder import Recorder
 from reference import assert_both_branches, assert_same_bits
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -24,28 +24,11 @@ prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
 
 
-class Calls(TorchDispatchMode):
-    """How often which operator ran, since the last look."""
-
-    def __init__(self):
-        super().__init__()
-        self._counts = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self._counts[function] += 1
-        return function(*args, **(kwargs or {}))
-
-    def taken(self):
-        counts, self._counts = self._counts, Counter()
-        return counts
-
-
-@pytest.fixture
-def leaves(dtypes, device):
-    dtype, weight_dtype = dtypes
-    input = random_values((3, 4, 5), dtype, device)
+@pytest.fixture(params=(torch.float32, torch.bfloat16), ids=("float32", "bfloat16_with_float32"))
+def leaves(request, device):
+    input = random_values((3, 4, 5), request.param, device)
     assert_both_branches(input)
-    return input.requires_grad_(), finite_slopes((4,), weight_dtype, device).requires_grad_()
+    return input.requires_grad_(), finite_slopes((4,), torch.float32, device).requires_grad_()
 
 
 def _block(input, weight):
@@ -61,12 +44,12 @@ def _assert_same_gradients(output, leaves):
 
 @pytest.mark.parametrize("reentrant", (True, False), ids=("reentrant", "not_reentrant"))
 def test_a_checkpointed_block_runs_twice_and_has_the_same_gradients(reentrant, leaves):
-    with Calls() as calls:
+    with Recorder() as recorder:
         output = checkpoint(_block, *leaves, use_reentrant=reentrant)
-        assert calls.taken()[prelu.default] == 1
+        assert recorder.seen.count(prelu.default) == 1
+        recorder.seen.clear()
         output.sum().backward()
-        counts = calls.taken()
-    assert counts[prelu.default] == 1 and counts[prelu_backward.default] == 1
+    assert recorder.seen.count(prelu.default) == recorder.seen.count(prelu_backward.default) == 1
     for leaf in leaves:
         leaf.grad = None
     _assert_same_gradients(checkpoint(_block, *leaves, use_reentrant=reentrant), leaves)
@@ -115,11 +98,12 @@ POLICIES = {
 def test_a_policy_may_name_the_operator(policy, prelus, sines, leaves):
     context_fn = partial(create_selective_checkpoint_contexts, policy)
     run = partial(checkpoint, _block, *leaves, use_reentrant=False, context_fn=context_fn)
-    with Calls() as calls:
+    with Recorder() as recorder:
         output = run()
-        assert calls.taken()[prelu.default] == 1
+        assert recorder.seen.count(prelu.default) == 1
+        recorder.seen.clear()
         output.sum().backward()
-        counts = calls.taken()
+    counts = Counter(recorder.seen)
     assert counts[prelu.default] == prelus
     assert counts[torch.ops.aten.sin.default] - 1 == sines  # one is the derivative of cos
     assert counts[prelu_backward.default] == 1

@@ -1,4 +1,5 @@
-"""The programs of examples/cpp: one trains, the other runs what Python saved."""
+"""C++ programs that use the package: found by CMake, linked, run without Python. Those of examples/cpp, of
+which one trains and the other runs what Python saved; and one that only asks the dispatcher."""
 
 import os
 import re
@@ -9,19 +10,36 @@ from pathlib import Path
 import pytest
 import torch
 from cases import random_values
-from installed import LIBRARY, REPOSITORY, openmp_runtimes, output_of, tool, without_library_path
+from installed import (
+    LIBRARY,
+    REPOSITORY,
+    cmake_build,
+    openmp_runtimes,
+    output_of,
+    tool,
+    without_library_path,
+)
 from reference import assert_both_branches, assert_same_bits
 from saved_models import exact_network, images
-from test_cpp_programs import cmake_build
 
 import torch_ext
+
+# For the project of the examples: its targets are linked once the project has found the package.
+DISPATCHER_ONLY = f"""
+add_executable(dispatcher_only "{REPOSITORY}/tests/wheels/consumer/dispatcher.cpp")
+target_link_options(dispatcher_only PRIVATE LINKER:--as-needed)
+target_link_libraries(dispatcher_only PRIVATE torch_ext::torch_ext)
+"""
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     """The folder with the programs, which take long to compile."""
     build = tmp_path_factory.mktemp("examples")
-    cmake_build(REPOSITORY / "examples" / "cpp", build)
+    more = build / "dispatcher_only.cmake"
+    more.write_text(DISPATCHER_ONLY)
+    options = ("-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_PROJECT_INCLUDE={more}")
+    cmake_build(REPOSITORY / "examples" / "cpp", build, *options)
     return build
 
 
@@ -120,3 +138,8 @@ def test_what_cannot_be_read_is_an_error(start, tmp_path):
         done = start(model, tmp_path / "input.pt", tmp_path / "output.pt")
         assert done.returncode == 1 and done.stdout == "" and done.stderr.strip()
     assert "usage" in start().stderr
+
+
+def test_a_program_that_only_asks_the_dispatcher_finds_the_operator(programs):
+    """It uses no symbol of ours, so a linker that drops unneeded libraries would drop this one."""
+    assert output_of(programs / "dispatcher_only", env=without_library_path()) == "-0.25 2\n"

@@ -154,19 +154,6 @@ def test_memory_used_on_a_stream_is_not_handed_out_too_early():
 # ---- Devices -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", range(3), ids=("input", "weight", "grad_output"))
-def test_tensors_of_both_devices_are_refused(place):
-    """By our own words, before anything is launched; and the next call is right."""
-    tensors = [torch.ones((4, 3)), torch.ones(3), torch.ones((4, 3))]
-    tensors = [one if i == place else one.cuda() for i, one in enumerate(tensors)]
-    with pytest.raises(RuntimeError, match="same device"):
-        prelu_backward(tensors[2], tensors[0], tensors[1], [True, True])
-    if place < 2:
-        with pytest.raises(RuntimeError, match="same device"):
-            prelu(tensors[0], tensors[1])
-    assert (prelu(-torch.ones((4, 3), device="cuda"), torch.ones(3, device="cuda")) == -1).all()
-
-
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_device_that_is_not_the_current_one(dtypes):
     dtype, weight_dtype = dtypes

@@ -1,12 +1,14 @@
 """The result of a changed norm and code that is not PyTorch's: right, or an error that names the remedy."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from deferred import X, both, result
 from norm_pairs import assert_trains_like, calls_of, changed, pair
-from torch.utils._python_dispatch import TorchDispatchMode
+from recorder import Recorder
+from torch import nn
 
 import torch_ext
 
@@ -122,19 +124,62 @@ def test_a_mode_sees_ordinary_calls():
 
 
 def test_a_dispatch_mode_sees_the_operators_of_both():
-    class Notes(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            seen.append(str(func))
-            return func(*args, **(kwargs or {}))
-
     model, fused = both(lambda m, x: m.prelu(m.norm(x)))
     torch_ext.replace_prelu(model)
     runs = []
     for each in (model, fused):
-        seen = []
-        with Notes():
+        with Recorder() as recorder:
             made, _ = calls_of(lambda each=each: each(X))
-        runs.append(seen)
+        runs.append(recorder.seen)
         assert made == 0
     assert runs[0] == runs[1]
-    assert any("batch_norm" in name for name in runs[0])
+    assert any("batch_norm" in str(operator) for operator in runs[0])
+
+
+@pytest.mark.parametrize("function", [Identity, Square])
+def test_a_result_that_was_used_before_is_an_ordinary_tensor_for_an_autograd_function(function):
+    def forward(m, x):
+        z = m.norm(x)
+        assert z.is_cpu
+        return m.prelu(z) + function.apply(z)
+
+    assert_trains_like(*both(forward), X, fused_in_a_step=0)
+
+
+@pytest.mark.parametrize("hooked", ["first", "last"])
+def test_a_full_backward_hook_of_a_module_around_one_of_the_two(hooked):
+    def model(change):
+        parts = nn.Sequential(pair()[:1], pair()[1:])
+        parts = changed(parts) if change else parts
+        parts[0 if hooked == "first" else -1].register_full_backward_hook(
+            lambda module, grads, outputs: seen.append(outputs[0].norm())
+        )
+        return parts
+
+    seen = []
+    assert_trains_like(model(False), model(True), X, fused_in_a_step=0)
+    assert len(seen) == 4
+    torch.testing.assert_close(seen[2:], seen[:2])
+
+
+def _as_data_of_another(z):
+    other = torch.zeros_like(X)
+    other.data = z
+    return other.sum()
+
+
+@pytest.mark.parametrize("use", [_as_data_of_another, torch.utils.dlpack.to_dlpack])
+def test_memory_that_is_not_there_is_an_error(use):
+    z, _ = result()
+    with pytest.raises((RuntimeError, BufferError)):
+        use(z)
+
+
+def test_an_input_is_not_kept_once_the_result_was_used():
+    norm, x = changed(pair())[0], X.clone()
+    kept = weakref.ref(x)
+    with torch.no_grad():
+        z = norm(x)
+        z + 0
+        del x
+        assert kept() is None and z.norm() > 0

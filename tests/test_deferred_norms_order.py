@@ -1,11 +1,14 @@
 """A deferred result is that of the norm's call: its input, statistics, grad mode, and how often it counts."""
 
+import copy
 import gc
 
 import pytest
 import torch
 from deferred import X, both
 from norm_pairs import assert_same, assert_trains_like, calls_of, changed, outcome, pair
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torch_ext
 
@@ -296,3 +299,91 @@ def test_inference_tensors_outside_of_their_mode():
         made, y = calls_of(lambda: fused(x))
         torch.testing.assert_close(y, model(x))
     assert made == 0
+
+
+# ---- Several calls of one norm, and what becomes of its module -------------------------------------
+
+
+def test_an_older_call_that_is_used_later_does_not_hide_a_newer_one():
+    plain, norm = pair()[0], changed(pair())[0]
+    prelu = changed(pair())[1]
+    first = norm(X)
+    prelu(first)
+    second = norm(X + 1)
+    first + 0
+    for x in (X, X + 1):
+        plain(x)
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    del second
+
+
+def _deleted(norm):
+    return norm
+
+
+def _loaded(norm):
+    norm.load_state_dict({name: t * 2 for name, t in norm.state_dict().items()})
+    return norm
+
+
+def _restored(norm):
+    torch_ext.restore_prelu(norm)
+    return norm
+
+
+def _called_as_a_pair(norm):
+    torch_ext.norm_prelu(norm, torch_ext.PReLU(dtype=X.dtype), X + 1)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "use",
+    [_deleted, _loaded, _restored, _called_as_a_pair, copy.deepcopy, nn.Module.double],
+    ids=lambda f: f.__name__.strip("_"),
+)
+def test_statistics_are_up_to_date_before_a_module_is_used_otherwise(use):
+    """The result of its call is alive and was not used."""
+    plain, norm = pair()[0], changed(pair())[0]
+    z, _ = norm(X), plain(X)
+    plain, norm = use(plain), use(norm)
+    del z
+    for name, expected in plain._buffers.items():
+        torch.testing.assert_close(norm._buffers[name], expected)
+    assert plain.running_mean.norm() > 0
+
+
+def test_a_parameter_in_other_memory_is_an_error_and_the_error_comes_once():
+    model = changed(pair())
+    z = model[0](X)
+    model[0].weight.data = model[0].weight.data * 2
+    with pytest.raises(RuntimeError, match="a Parameter or a statistic of a norm was changed"):
+        model[1](z)
+    assert model(X).isfinite().all() and model.state_dict()
+
+
+def test_a_frozen_norm_whose_result_cannot_be_computed_any_more_goes_on():
+    model, x = changed(pair().eval()), X.clone()
+    z = model[0](x)
+    x.add_(1)
+    assert model(X).isfinite().all()
+    with pytest.raises(RuntimeError, match="the input of a norm was changed"):
+        z + 0
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non_strict"])
+def test_a_program_does_not_record_an_earlier_call(strict):
+    norm = changed(pair())[0]
+    before, _ = norm.eval()(X), norm.train()
+    program = torch.export.export(norm.eval(), (X,), strict=strict)
+    called = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert called == ["aten.batch_norm.default"]
+    assert type(before + 0) is torch.Tensor
+    torch.testing.assert_close(before, norm(X))
+
+
+def test_a_result_that_is_deleted_under_a_mode_updates_the_statistics():
+    plain, norm = pair()[0], changed(pair())[0]
+    z, _ = norm(X), plain(X)
+    with FakeTensorMode():
+        del z
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)

@@ -1,15 +1,11 @@
 """What the dispatcher knows about the two operators: schemas, keys, tags, fake kernels."""
 
-import pathlib
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
+from installed import LIBRARY, run_python
 from reference import assert_same_bits
 
-import torch_ext
+import torch_ext  # noqa: F401  (registers the operators)
 
 prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
@@ -49,10 +45,9 @@ def test_devices_without_kernels_of_ours_take_float32_slopes_too(dtype):
 
 def test_loading_the_library_alone_gives_the_whole_operator():
     """No line of the Python package runs here; a C++ program gets the same."""
-    library = pathlib.Path(torch_ext.__file__).parent / "lib" / "libtorch_ext.so"
-    program = f"""
+    run_python(f"""
         import sys, torch
-        torch.ops.load_library({str(library)!r})
+        torch.ops.load_library({str(LIBRARY)!r})
         x = torch.tensor([[-2.0, 0.5], [3.0, -4.0]], requires_grad=True)
         w = torch.tensor([0.25, 2.0], requires_grad=True)
         y = torch.ops.torch_ext.prelu(x, w)
@@ -66,12 +61,4 @@ def test_loading_the_library_alone_gives_the_whole_operator():
         with torch.autocast("cpu"):
             assert torch.ops.torch_ext.prelu(x, w).dtype == torch.bfloat16
         assert "torch_ext" not in sys.modules
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    """)

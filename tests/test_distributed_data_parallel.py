@@ -39,19 +39,15 @@ def assert_trained_alike(model, alone):
         assert_same_bits(parameter, expected[name])
 
 
-def check_gradients(prelu):
+def check_gradients():
     input, factors = checked_batch(device())
-    alone = train_alone(network(prelu).to(device()), input, factors)
+    alone = train_alone(network(nn.PReLU).to(device()), input, factors)
     wrapped = DistributedDataParallel(network().to(device()))
     assert_trained_alike(train(wrapped, input, factors).module, alone)
 
 
-def test_gradients_are_those_of_one_process(processes):
-    processes.run(check_gradients, torch_ext.PReLU)
-
-
 def test_gradients_are_those_of_stock_in_one_process(processes):
-    processes.run(check_gradients, nn.PReLU)
+    processes.run(check_gradients)
 
 
 def check_swap():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from exact_network import checked_batch, loss, network, optimizer, train_alone
 from processes import device, mesh, own_part
+from recorder import Recorder
 from reference import assert_same_bits
 from swaps import Doubled
 from torch import nn
@@ -17,13 +18,14 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ext
 
 pytestmark = pytest.mark.contract
 
 pytest_plugins = "process_fixtures"
+
+OURS = torch.ops.torch_ext.prelu.default
 
 
 def sharded(model, policy=None, slopes_policy=None):
@@ -55,15 +57,14 @@ def assert_trained_alike(model, alone):
         assert_same_bits(parameter.full_tensor(), expected[name])
 
 
-def check_training(prelu):
+def check_training():
     input, factors = checked_batch(device())
     alone = train_alone(network(nn.PReLU).to(device()), input, factors)
-    assert_trained_alike(train(sharded(network(prelu).to(device())), input, factors), alone)
+    assert_trained_alike(train(sharded(network().to(device())), input, factors), alone)
 
 
-@pytest.mark.parametrize("prelu", [torch_ext.PReLU, nn.PReLU], ids=["ours", "stock"])
-def test_a_step_is_that_of_one_process_with_one_slope_and_with_many(prelu, processes):
-    processes.run(check_training, prelu)
+def test_a_step_is_that_of_one_process_with_one_slope_and_with_many(processes):
+    processes.run(check_training)
 
 
 def check_swap():
@@ -74,11 +75,11 @@ def check_swap():
     report = torch_ext.replace_prelu(model)
     assert report.swapped == ["1", "3"] and not report.skipped
     assert isinstance(model[1], torch_ext.PReLU) and model[1].weight is slopes
-    with OperatorCalls() as calls:
+    with Recorder() as recorder:
         alone = train_alone(network(nn.PReLU).to(device()), input, factors)
-        assert not calls
+        assert OURS not in recorder.seen
         assert_trained_alike(train(model, input, factors), alone)
-        assert calls
+        assert OURS in recorder.seen
     assert torch_ext.restore_prelu(model).swapped == ["1", "3"]
     assert not isinstance(model[1], torch_ext.PReLU)
 
@@ -96,14 +97,14 @@ def check_restored():
     model[3].__class__ = torch_ext.PReLU
     model = sharded(model)
     slopes = model[1].weight
-    with OperatorCalls() as calls:
+    with Recorder() as recorder:
         assert torch_ext.restore_prelu(model).swapped == ["1", "3"]
         assert not any(isinstance(layer, torch_ext.PReLU) for layer in model)
         assert isinstance(model[1], Named) and model[1].weight is slopes
         assert all(isinstance(model[layer], FSDPModule) for layer in (1, 3))
         alone = train_alone(network(nn.PReLU).to(device()), input, factors)
         assert_trained_alike(train(model, input, factors), alone)
-        assert not calls
+        assert OURS not in recorder.seen
     stock = [type(layer) for layer in model]
     assert torch_ext.replace_prelu(model).swapped == ["1", "3"]
     assert all(isinstance(model[layer], torch_ext.PReLU) for layer in (1, 3))
@@ -126,9 +127,9 @@ def check_parametrized():
     input = torch.randn(2, 4, 3, device=device())
     expected = model(input)
     assert torch_ext.replace_prelu(model).swapped == ["0", "1"]
-    with OperatorCalls() as calls:
+    with Recorder() as recorder:
         assert_same_bits(model(input), expected)
-        assert len(calls) == 2
+        assert recorder.seen.count(OURS) == 2
     assert torch_ext.restore_prelu(model).swapped == ["0", "1"]
     assert [type(layer) for layer in model] == classes
 
@@ -161,20 +162,6 @@ def check_new_slopes(whole):
 @pytest.mark.parametrize("whole", [True, False], ids=["model", "layer"])
 def test_a_sharded_model_gets_no_slopes_that_nothing_synchronises(whole, two_processes):
     two_processes.run(check_new_slopes, whole)
-
-
-class OperatorCalls(TorchDispatchMode):
-    """Whether our operator ran."""
-
-    def __enter__(self):
-        self.seen = []
-        super().__enter__()
-        return self.seen
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.torch_ext.prelu.default:
-            self.seen.append(function)
-        return function(*args, **(kwargs or {}))
 
 
 def test_a_sharded_model_is_swapped_and_restored(two_processes):

@@ -8,8 +8,6 @@ import inspect
 import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +25,7 @@ from documentation import (
     run_python,
 )
 from documentation_errors import NAMES
+from installed import cmake_build, output_of, run
 from sybil.example import SybilFailure
 from torch import nn
 
@@ -155,33 +154,12 @@ def test_troubleshooting_shows_every_error():
 # ---- C++ ---------------------------------------------------------------------------------------
 
 
-def tool(name):
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return shutil.which(name, path=path) or pytest.skip(f"{name} is not installed")
-
-
-def run(*command, **options):
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def build(program, folder):
     """With the one CMakeLists.txt that the pages show."""
     [project] = [block for _, block in BLOCKS if language(block) == "cmake"]
     (folder / "CMakeLists.txt").write_text(project.parsed)
     (folder / "main.cpp").write_text(program)
-    environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
-    prefix = f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}"
-    cmake = tool("cmake")
-    run(cmake, "-S", folder, "-B", folder / "build", "-G", "Ninja", prefix, env=environment)
-    run(cmake, "--build", folder / "build", env=environment)
+    cmake_build(folder, folder / "build")
     return folder / "build" / "app"
 
 
@@ -240,7 +218,7 @@ def check_command(page, words):
     elif program == "pip":
         assert arguments[0] in ("install", "wheel")
         options = [a for a in arguments if a.startswith("-") and a != "-e"]
-        offered = run(sys.executable, "-m", "pip", arguments[0], "--help")
+        offered = output_of(sys.executable, "-m", "pip", arguments[0], "--help")
         for option in options:
             assert re.search(rf"(^|[\s,]){re.escape(option)}\b", offered), option
         assert all(Path(REPOSITORY, a).exists() for a in arguments if a.startswith("."))

@@ -156,7 +156,7 @@ def test_the_error_bound_follows_from_the_length_of_a_chain():
 
 
 def test_no_page_says_that_cuda_has_not_run_when_the_readme_does_not():
-    """Which says what `make gpu-status` says: tests/test_gpu_status.py."""
+    """Which says what `make gpu-status` says: tests/test_gpu_session.py."""
     if "They have not run on a GPU yet" not in README:
         texts = {page: page.read_text(encoding="utf-8") for page in pages()}
         late = [page for page, text in texts.items() if re.search("not (been )?run (on|yet)", text)]

@@ -22,6 +22,7 @@ def _error(operator, *args):
 
 
 def test_cpu_and_cuda_tensors_do_not_mix(device):
+    """By our own words, before anything is launched; and the next call is right."""
     if device == "cpu":
         pytest.skip("needs a GPU")
     on_cpu, on_gpu = torch.ones(2, 3), torch.ones(2, 3, device=device)
@@ -31,9 +32,13 @@ def test_cpu_and_cuda_tensors_do_not_mix(device):
         (on_gpu, on_cpu[0, 0]),
         (on_cpu, on_gpu[0, 0]),
     ):
-        assert "device" in _error(prelu, *args)[1]
-        assert "device" in _error(prelu_backward, args[0], *args, [True, True])[1]
-    assert "grad_output" in _error(prelu_backward, on_cpu, on_gpu, on_gpu[0], [True, True])[1]
+        assert "same device" in _error(prelu, *args)[1]
+        for grad_output in (on_cpu, on_gpu):
+            error = _error(prelu_backward, grad_output, *args, [True, True])[1]
+            assert "same device" in error
+    error = _error(prelu_backward, on_cpu, on_gpu, on_gpu[0], [True, True])[1]
+    assert "same device" in error and "grad_output" in error
+    assert (prelu(-on_gpu, on_gpu[0]) == -1).all()
 
 
 # ---- What is no tensor -------------------------------------------------------------------------

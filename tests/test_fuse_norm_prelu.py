@@ -17,10 +17,10 @@ from norm_pairs import (
     randomized,
     sample,
 )
+from swaps import Doubled
 from torch import nn
 from torch.nn.utils import parametrize
 
-import torch_ext
 from torch_ext import fuse_norm_prelu, replace_prelu, restore_prelu
 
 pytestmark = pytest.mark.contract
@@ -135,7 +135,11 @@ def test_the_root_may_be_a_norm_or_nothing_may_be_found():
     assert str(fuse_norm_prelu(nn.Linear(2, 2))) == "0 swapped, 0 skipped"
 
 
-@pytest.mark.parametrize("arguments", [(1,), (pair(), None, 1)], ids=["model", "filter_fn"])
+@pytest.mark.parametrize(
+    "arguments",
+    [(1,), (pair(), None, 1), (pair(), [1.0])],
+    ids=["model", "filter_fn", "example_inputs"],
+)
 def test_arguments_are_checked(arguments):
     with pytest.raises(TypeError):
         fuse_norm_prelu(*arguments)
@@ -174,6 +178,23 @@ def test_an_example_sees_through_identity_and_dropout_and_not_through_arithmetic
     assert fuse_norm_prelu(model, torch.randn(2, 8, 4, 4)).swapped == []
     model = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.PReLU(8))
     assert fuse_norm_prelu(model, torch.randn(2, 8, 4, 4)).swapped == []
+
+
+def test_a_prelu_that_takes_more_than_an_input_is_named():
+    class Masked(nn.PReLU):
+        def forward(self, input, mask):
+            return super().forward(input) * mask
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.prelu = nn.BatchNorm2d(8), Masked(8)
+
+        def forward(self, x):
+            return self.prelu(self.norm(x), x)
+
+    report = fuse_norm_prelu(Model(), torch.randn(2, 8, 4, 4))
+    assert [name for name, _ in report.skipped] == ["norm", "prelu"]
 
 
 def test_an_example_that_fails_changes_nothing():
@@ -216,11 +237,6 @@ class OwnCheck(nn.BatchNorm2d):
 class Shifted(nn.PReLU):
     def forward(self, x):
         return super().forward(x + 1)
-
-
-class Doubled(nn.Module):
-    def forward(self, weight):
-        return 2 * weight
 
 
 def parametrized():
@@ -330,9 +346,3 @@ def test_weights_loaded_and_optimizers_made_around_the_change_are_used():
             optimizer.step()
     assert not torch.equal(fused.bn1.weight, source.bn1.weight)
     assert_same(dict(fused.state_dict()), dict(model.state_dict()))
-
-
-def test_public_names():
-    assert callable(torch_ext.norm_prelu)
-    assert callable(torch_ext.batch_norm_prelu)
-    assert issubclass(torch_ext.NormPReLU, nn.Module)

@@ -1,6 +1,7 @@
 """Norms in front of PReLU under activation checkpointing: gradients, and statistics as often as PyTorch's."""
 
 import copy
+import types
 
 import pytest
 import torch
@@ -100,6 +101,35 @@ def test_a_norms_result_given_to_a_checkpoint(reentrant):
         report = torch_ext.fuse_norm_prelu(fused, filter_fn=lambda _, name: name != "norm")
         assert report.swapped == []
     assert_same(outcome(fused, X), outcome(model, X))
+
+
+@pytest.mark.parametrize("given", ["in a closure", "by keyword", "in an object"])
+def test_a_norms_result_that_a_checkpoint_gets_another_way(given):
+    class Given(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.prelu = nn.BatchNorm2d(8), nn.PReLU(8)
+
+        def forward(self, x):
+            z = self.norm(x)
+            ways = {
+                "in a closure": lambda: checkpoint(
+                    lambda x: self.prelu(x * 2) + z * 3, x, use_reentrant=False
+                ),
+                "by keyword": lambda: checkpoint(
+                    lambda x, z: self.prelu(x * 2) + z * 3, x, z=z, use_reentrant=False
+                ),
+                "in an object": lambda: checkpoint(
+                    lambda x, o: self.prelu(x * 2) + o.z * 3,
+                    x,
+                    types.SimpleNamespace(z=z),
+                    use_reentrant=False,
+                ),
+            }
+            return ways[given]()
+
+    model = randomized(Given())
+    assert_same(outcome(changed(model), X), outcome(model, X))
 
 
 def test_checkpoint_sequential_and_saved_tensors_on_the_cpu():

@@ -13,6 +13,7 @@ from norm_pairs import (
     pair,
     sample,
 )
+from swaps import Doubled
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
@@ -29,11 +30,6 @@ X = sample(2, 8, 4, 4)
 
 
 # ---- Hooks and parametrizations, before and after the change ----------------------------------------
-
-
-class Doubled(nn.Module):
-    def forward(self, weight):
-        return 2 * weight
 
 
 def add_one(module, args, output):

@@ -2,15 +2,11 @@
 
 import ast
 import json
-import os
-import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
-
-import torch_ext
+from installed import PACKAGE, run_python
 
 pytestmark = pytest.mark.contract
 
@@ -29,15 +25,8 @@ EXTRAS = ("onnx", "onnx_ir", "onnxscript", "onnxruntime", "rich", "matplotlib", 
 
 def fresh(program, *options):
     """What a program prints as JSON in a fresh interpreter, and what it writes to stderr."""
-    result = subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(program)],
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(torch_ext.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout), result.stderr
+    done = run_python(program, options=options)
+    return json.loads(done.stdout), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +129,6 @@ def test_threads_may_import_it_at_once_and_again_and_it_prints_nothing():
 
 
 # ---- Inside the package ------------------------------------------------------------------------
-
-PACKAGE = Path(torch_ext.__file__).parent
 
 
 def _imports(path, package="torch_ext"):

@@ -1,14 +1,12 @@
 """What the policy does to Inductor's graphs, and how it is chosen."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
 import torch
 from cases import random_values
 from inductor_graphs import SMALL, Inductor, _as_it_was  # noqa: F401  (a fixture)
+from installed import run_python
 from reference import assert_both_branches
 from torch import nn
 from torch.utils.checkpoint import (
@@ -253,24 +251,10 @@ print("torch_ext.prelu" in "".join(code))
 
 def test_the_environment_variable_and_the_first_import_of_inductor(tmp_path):
     """In a fresh process, where Inductor comes after us."""
-    fresh = os.environ | {
+    variables = {
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
         "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # not worth it for one kernel
     }
     for value, expected in (("", ["auto", "False"]), ("opaque", ["opaque", "True"])):
-        done = subprocess.run(
-            [sys.executable, "-c", FRESH],
-            env=fresh | {"TORCH_EXT_COMPILE": value},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.stdout.split() == expected, done.stderr[-2000:]
-    done = subprocess.run(
-        [sys.executable, "-c", "import torch_ext"],
-        env=os.environ | {"TORCH_EXT_COMPILE": "never"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "TORCH_EXT_COMPILE must be one of" in done.stderr
+        done = run_python(FRESH, TORCH_EXT_COMPILE=value, **variables)
+        assert done.stdout.split() == expected

@@ -128,3 +128,11 @@ def test_the_cast_of_autocast_does_not_hide_the_input():
     output.float().sum().backward()
     assert only(monitor).grad_input.mean == pytest.approx(x.grad.norm().item(), rel=1e-2)
     assert only(monitor).grad_output.mean > only(monitor).grad_input.mean
+
+
+def test_gradients_that_vmap_computes_at_once_are_left_out():
+    """As jacobian(vectorize=True) does."""
+    layer, x = nn.PReLU(), torch.randn(3, 4)
+    with ActivationMonitor(layer):
+        jacobian = torch.autograd.functional.jacobian(layer, x, vectorize=True)
+    assert torch.equal(jacobian, torch.autograd.functional.jacobian(layer, x))

@@ -10,9 +10,9 @@ import weakref
 import pytest
 import torch
 from monitored import figures, images, network, train
+from recorder import Recorder
 from reference import assert_same_bits
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_ext import ActivationMonitor
 
@@ -98,28 +98,18 @@ def test_neither_activations_nor_the_graph_are_kept():
     assert figures(monitor)[0]["steps"] == 1
 
 
-class Recorder(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.add(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 def test_a_step_never_asks_for_a_value():
     """On a GPU it would wait for it."""
     model = network()
     monitor = ActivationMonitor(model, window=2)
-    with Recorder() as recorder:
+    with Recorder(lambda operator, _: str(operator)) as recorder:
         train(model)
         monitor.reset()
-    assert "aten.gt.Scalar_out" in recorder.names  # the hooks were seen at work
-    assert not {n for n in recorder.names if "_local_scalar_dense" in n or "nonzero" in n}
+    assert "aten.gt.Scalar_out" in recorder.seen  # the hooks were seen at work
+    assert not {n for n in recorder.seen if "_local_scalar_dense" in n or "nonzero" in n}
     with recorder:
         images().sum().item()
-    assert "aten._local_scalar_dense.default" in recorder.names  # it would have been seen
+    assert "aten._local_scalar_dense.default" in recorder.seen  # it would have been seen
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -66,7 +66,7 @@ def test_the_library_loads_by_itself_without_python():
     """By a plain dlopen, before torch: it finds torch's libraries by its own RPATH."""
     mapped = run_python(
         f"import ctypes; ctypes.CDLL({str(LIBRARY)!r})\nprint(open('/proc/self/maps').read())"
-    )
+    ).stdout
     assert "libtorch_cpu.so" in mapped
     assert "libtorch_python" not in mapped
 
@@ -96,7 +96,7 @@ print(json.dumps([line.split()[-1] for line in open("/proc/self/maps") if "/" in
 @pytest.mark.parametrize("first", [[], [str(LIBRARY)]], ids=["after_torch", "before_torch"])
 def test_it_shares_torchs_openmp_runtime(first):
     """Of two runtimes in one process each would start threads of its own."""
-    [runtime] = openmp_runtimes(json.loads(run_python(MAPPED.format(first=first))))
+    [runtime] = openmp_runtimes(json.loads(run_python(MAPPED.format(first=first)).stdout))
     assert Path(runtime).is_relative_to(Path(torch.__file__).parent)
 
 

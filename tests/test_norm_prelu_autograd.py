@@ -5,10 +5,17 @@ import weakref
 
 import pytest
 import torch
-from norm_cases import BATCH, FUNCTIONS, IMAGE, SMALL, both_modes, both_norms, problem_of
+from norm_cases import (
+    BATCH,
+    FUNCTIONS,
+    IMAGE,
+    SMALL,
+    Problem,
+    both_modes,
+    both_norms,
+    problem_of,
+)
 from reference import assert_same_bits
-
-import torch_ext
 
 pytestmark = pytest.mark.contract
 
@@ -115,5 +122,28 @@ def test_other_layouts_run_as_the_pair(norm):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_functions_are_public():
-    assert {"batch_norm_prelu", "instance_norm_prelu"} <= set(torch_ext.__all__)
+@both_norms
+def test_running_statistics_change_as_pytorchs_do_for_autograd(norm):
+    """Batch norm leaves their versions as they are, instance norm bumps them."""
+    versions = []
+    for run in (Problem.run, Problem.pytorch):
+        problem = problem_of(IMAGE, norm, True, torch.float32).with_buffers()
+        run(problem)
+        versions.append(problem.running_mean._version)
+    assert versions[0] == versions[1] == (0 if norm is BATCH else 1)
+
+
+@both_norms
+def test_functionalize_writes_to_running_statistics_of_its_arguments(norm):
+    problem = problem_of(IMAGE, norm, True, torch.float32)
+
+    def run(input, mean, var):
+        problem.input, problem.running_mean, problem.running_var = input, mean, var
+        return problem.run()
+
+    before = [problem.input, problem.running_mean.clone(), problem.running_var.clone()]
+    other = [tensor.clone() for tensor in before]
+    expected, actual = run(*before), torch.func.functionalize(run)(*other)
+    assert_same_bits(actual, expected)
+    torch.testing.assert_close(other, before)
+    assert not torch.equal(other[1], problem_of(IMAGE, norm, True, torch.float32).running_mean)

@@ -14,6 +14,7 @@ from norm_pairs import (
     randomized,
     sample,
 )
+from swaps import Doubled
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
@@ -80,11 +81,6 @@ def test_a_subclass_is_fused_once_replace_prelu_knows_that_it_is_prelu():
 
 def shifted(module, args, output):
     return output + 1
-
-
-class Doubled(nn.Module):
-    def forward(self, weight):
-        return 2 * weight
 
 
 DISTURBED = {
@@ -161,13 +157,14 @@ ERRORS = {
     "channels of the slopes": (nn.BatchNorm2d(8), nn.PReLU(7), (2, 8, 4, 4)),
     "dimensions": (nn.BatchNorm2d(8), nn.PReLU(8), (2, 8, 4)),
     "dtype of the slopes": (nn.BatchNorm2d(8), nn.PReLU(8).double(), (2, 8, 4, 4)),
+    "dtype of the data": (nn.BatchNorm2d(8), nn.PReLU(8), torch.zeros(2, 8, 4, 4).bfloat16()),
     "dtype of the norm": (nn.BatchNorm2d(8).half(), nn.PReLU(8), (2, 8, 4, 4)),
 }
 
 
 @pytest.mark.parametrize("norm, prelu, shape", ERRORS.values(), ids=ERRORS.keys())
 def test_errors_are_those_of_the_modules(norm, prelu, shape):
-    x = torch.randn(shape)
+    x = shape if isinstance(shape, torch.Tensor) else torch.randn(shape)
     twin = copy.deepcopy(norm)
     with pytest.raises((RuntimeError, ValueError)) as expected:
         prelu(twin(x))
@@ -261,3 +258,24 @@ def test_transforms_see_the_composition():
     torch.testing.assert_close(y, torch.stack([layer(each) for each in x]))
     traced = torch.jit.trace(layer, x[0])
     torch.testing.assert_close(traced(x[1]), y[1])
+
+
+def test_statistics_that_are_frozen_parameters_run_apart():
+    layer = NormPReLU(nn.BatchNorm2d(8).eval(), nn.PReLU(8))
+    for name in ("running_mean", "running_var"):
+        value = getattr(layer.norm, name) + 0.5
+        delattr(layer.norm, name)
+        setattr(layer.norm, name, nn.Parameter(value, requires_grad=False))
+    x = torch.randn(2, 8, 4, 4)
+    model = nn.Sequential(layer.norm, layer.prelu)
+    expected = model(x)
+    assert calls_of(lambda: torch.equal(layer(x), expected)) == (0, True)
+    torch_ext.fuse_norm_prelu(model)
+    assert calls_of(lambda: torch.equal(model(x), expected)) == (0, True)
+
+
+def test_torchscript_runs_the_two_modules():
+    layer, x = NormPReLU(nn.BatchNorm2d(8), torch_ext.PReLU(8)).eval(), torch.randn(2, 8, 4, 4)
+    torch.testing.assert_close(torch.jit.script(layer)(x), layer(x))
+    traced = torch.jit.trace(nn.PReLU(8), x)
+    assert norm_prelu(layer.norm, traced, x).shape == x.shape

@@ -1,9 +1,6 @@
 """Export to ONNX: the standard PRelu and nothing of ours, with the operator's numbers."""
 
 import io
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -257,26 +254,3 @@ def test_the_older_exporter_rounds_no_float32_slope(mixed_dtypes, export_torchsc
     assert [node.op_type for node in nodes].count("PRelu") == 1
     if input_dtype == torch.float16:  # NumPy has no other
         assert_equal(run()[0], forward(x, module.weight))
-
-
-# ---- What it needs -----------------------------------------------------------------------------
-
-
-def test_without_onnxscript_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ImportError, match="pip install onnx onnxscript"):
-        torch_ext.onnx.translation_table()
-
-
-def test_importing_torch_ext_imports_none_of_them():
-    program = "import sys, torch_ext; torch_ext.onnx; print(*sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-    )
-    loaded = result.stdout.split()
-    assert "torch_ext.onnx" in loaded
-    assert not {"onnx", "onnx_ir", "onnxruntime", "onnxscript"} & set(loaded)

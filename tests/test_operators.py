@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+from dataclasses import replace
 
 import broken_operators as broken
 import pytest
@@ -95,7 +96,6 @@ BROKEN = {
     "test_every_setting_compiles": broken.WHILE_COMPILING,
     "test_gradients_of_some_operands_compile": broken.WHILE_COMPILING,
     "test_another_size_does_not_compile_again": broken.WHILE_COMPILING,
-    "test_where_only_compliant_operators_may_be_compiled_ours_are": broken.NOT_COMPLIANT,
     "test_inductor_keeps_the_results": broken.WHILE_COMPILING,
     "test_compiled_autograd_runs_the_backward": broken.COMPILED_GRADIENT,
     "test_compiled_autograd_runs_a_graph_that_holds_a_gradient": broken.COMPILED_GRADIENT,
@@ -157,7 +157,7 @@ def test_a_battery_takes_up_a_new_row_and_passes_it_where_it_is_right(name):
     toys = [toy for toy in (broken.TOY, broken.TOY_BACKWARD) if battery.where(toy)]
     assert bool(toys) == (BROKEN[name] is not broken.WITHOUT_KERNELS)  # toys have none of their own
     if name == "test_random_problems":
-        toys = toys[:1]  # one takes half a minute
+        toys = [replace(toy, most=2) for toy in toys]  # for fewer of them
     for toy in toys:
         assert run(battery, toy, most=2) == min(2, len(list(rows_of(battery, toy)))) > 0
 

@@ -1,13 +1,12 @@
 """Entering and leaving torch_ext.override_aten: nested, overlapping, as a decorator, in threads."""
 
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import finite_slopes, forward_backward, integer_values, random_values
+from installed import run_python
 from profiled import (
     OURS_AND_BACKWARD,
     STOCK_AND_BACKWARD,
@@ -140,10 +139,7 @@ assert "override_aten" not in before
 
 
 def run(program):
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST + program], check=False, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run_python(FIRST + program).stderr == ""
 
 
 def test_pytorchs_kernel_is_its_own_until_the_first_override():

@@ -13,29 +13,20 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import installed
 import pytest
 from packaging.requirements import Requirement
 
 from torch_ext import _library
 
-ROOT = Path(__file__).parent.parent
+
+def run(*command, code=0, **variables):
+    environment = {**os.environ, "FORCE_CPU": "1", "FORCE_CUDA": "0", **variables}
+    return installed.run(*command, code=code, cwd=installed.REPOSITORY, env=environment)
 
 
-def run(*command, cwd=ROOT, **environment):
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, "FORCE_CPU": "1", "FORCE_CUDA": "0", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def output_of(*command, **options):
-    done = run(*command, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
+def output_of(*command, **variables):
+    return run(*command, **variables).stdout.strip()
 
 
 # ---- torch -------------------------------------------------------------------------------------
@@ -59,15 +50,14 @@ UNSUPPORTED = ["1.13.1", "2.9.1+cu128", "2.10.0", "2.16.0.dev20270101+cu130", "3
 
 @pytest.mark.parametrize("version", UNSUPPORTED)
 def test_a_torch_that_is_not_supported_is_refused_in_one_sentence(torch_of, version):
-    done = run(sys.executable, "setup.py", "--version", **torch_of(version))
-    assert done.returncode != 0
+    done = run(sys.executable, "setup.py", "--version", code=1, **torch_of(version))
     assert done.stderr.strip() == (
         f"torch_ext: torch {version} was found, but 2.11 to 2.15 are supported: install one of "
         "these, or set TORCH_EXT_ANY_TORCH=1 to try this one."
     )
 
 
-@pytest.mark.parametrize("version", UNSUPPORTED)
+@pytest.mark.parametrize("version", UNSUPPORTED[1:3])
 def test_a_torch_that_is_not_supported_can_be_tried(torch_of, version):
     printed = output_of(
         *(sys.executable, "setup.py", "--version"), TORCH_EXT_ANY_TORCH="1", **torch_of(version)

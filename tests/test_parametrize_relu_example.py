@@ -188,6 +188,21 @@ def test_the_example_itself_is_not_overwritten(pack):
     assert torch.equal(input, images())
 
 
+def test_what_is_nested_in_the_example_and_the_random_state_stay():
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU(inplace=True)
+
+        def forward(self, given):
+            return self.act(given["parts"][0]) + torch.rand(())
+
+    x, state = images(), torch.get_rng_state()
+    before = x.clone()
+    parametrize_relu(Nested(), ({"parts": [x]},))
+    assert torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
+
+
 def test_an_error_of_the_model_leaves_it_as_it_was():
     model = network()
     keys = list(model.state_dict())

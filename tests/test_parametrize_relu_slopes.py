@@ -3,6 +3,7 @@
 import pytest
 import torch
 from rectifiers import images, network, slopes_of
+from swaps import Doubled
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
@@ -10,13 +11,6 @@ import torch_ext
 from torch_ext import parametrize_relu, slope_parameters
 
 pytestmark = pytest.mark.contract
-
-
-class Doubled(nn.Module):
-    """A parametrization."""
-
-    def forward(self, weight):
-        return 2 * weight
 
 
 def test_slope_parameters_lists_each_slope_once_in_order():

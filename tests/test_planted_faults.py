@@ -25,21 +25,20 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
-    """What each check said, as futures: with each of the faults, and with none (by the check's name)."""
+    """What each check said, as futures, by the fault's name; and without a fault. (Those that build and run a test
+    are run without one by `make ctest`.)"""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def start(check, fault=None):
             return pool.submit(plant.run, check, tmp_path_factory.mktemp("sources"), fault)
 
-        yield {name: start(check) for name, check in CHECKS.items()} | {
-            fault.name: start(CHECKS[fault.check], fault) for fault in FAULTS
-        }
+        found = {fault.name: start(CHECKS[fault.check], fault) for fault in FAULTS}
+        yield {"compiler": start(CHECKS["compiler"])} | found
 
 
 @needs_compiler
-@pytest.mark.parametrize("check", CHECKS)
-def test_each_check_passes_without_a_fault(check, said):
-    assert said[check].result() is None
+def test_the_compiler_finds_nothing_without_a_fault(said):
+    assert said["compiler"].result() is None
 
 
 @needs_compiler

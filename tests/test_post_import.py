@@ -3,24 +3,16 @@
 import importlib
 import importlib.util
 import inspect
-import subprocess
 import sys
 import threading
 
 import pytest
 import torch
+from installed import run_python
 
 from torch_ext._post_import import when_imported
 
 pytestmark = pytest.mark.contract
-
-
-def run_python(program):
-    """Runs it in a fresh process; returns what it printed and what it warned of."""
-    command = [sys.executable, "-c", program]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout, ended.stderr
 
 
 # A world of one process is enough to see whether DTensor knows the operators.
@@ -56,12 +48,12 @@ shard()
 
 
 def test_dtensor_first_gets_the_rules_from_torch_ext():
-    _, warned = run_python(f"import torch, torch.distributed.tensor, torch_ext\n{SHARD}\nshard()")
-    assert "torch_ext" not in warned
+    done = run_python(f"import torch, torch.distributed.tensor, torch_ext\n{SHARD}\nshard()")
+    assert "torch_ext" not in done.stderr
 
 
 def test_rules_that_do_not_fit_are_a_warning_and_dtensor_stays_usable():
-    printed, warned = run_python(
+    done = run_python(
         f"""
 import sys, torch, torch_ext
 sys.modules["torch.distributed.tensor.experimental"] = None  # as if a later torch had moved it
@@ -73,8 +65,8 @@ except NotImplementedError as error:
     print(error)
 """
     )
-    assert "UserWarning: The operators of torch_ext will not run on DTensors" in warned
-    assert "Operator torch_ext.prelu.default does not have a sharding strategy" in printed
+    assert "UserWarning: The operators of torch_ext will not run on DTensors" in done.stderr
+    assert "Operator torch_ext.prelu.default does not have a sharding strategy" in done.stdout
 
 
 # As if what a rule is registered with were missing in this torch.
@@ -99,13 +91,13 @@ WITHOUT_PASS = "sys.modules['torch_ext._inductor_pass'] = None"
     ids=("inductor", "onnx"),
 )
 def test_a_rule_that_a_part_of_pytorch_does_not_take_is_a_warning(broken, part, what):
-    _, warned = run_python(MOVED.format(broken=broken, part=part))
+    warned = run_python(MOVED.format(broken=broken, part=part)).stderr
     assert what in warned and f"torch {torch.__version__} did not take" in warned
 
 
 def test_without_its_pass_inductor_compiles_and_keeps_the_operators_whole(tmp_path):
     program = MOVED.format(broken=WITHOUT_PASS, part="torch._inductor.compile_fx")
-    printed, _ = run_python(
+    done = run_python(
         f"""
 import os
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = {str(tmp_path)!r}
@@ -118,7 +110,7 @@ with torch.no_grad():
 print("torch_ext.prelu" in "".join(code), output.tolist())
 """
     )
-    assert printed.strip() == "True [-0.5, 3.0]"
+    assert done.stdout.strip() == "True [-0.5, 3.0]"
 
 
 # ---- The mechanism, on a module of our own ------------------------------------------------------

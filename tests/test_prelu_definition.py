@@ -1,4 +1,4 @@
-"""What PReLU is, beyond its formula: relations to other functions, channels, roundings of mixed dtypes."""
+"""What PReLU is, beyond its formula: other functions that it includes, roundings of mixed dtypes, tangents."""
 
 import math
 
@@ -6,13 +6,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from cases import (
-    case_inputs,
-    finite_slopes,
-    forward_backward,
-    integer_values,
-    random_values,
-)
+from cases import finite_slopes, forward_backward, integer_values, random_values
 from reference import assert_both_branches, assert_same_bits
 from torch.autograd import forward_ad
 
@@ -22,22 +16,6 @@ pytestmark = pytest.mark.contract
 
 prelu = torch.ops.torch_ext.prelu
 prelu_backward = torch.ops.torch_ext.prelu_backward
-
-
-def test_the_select_is_the_definition_and_the_maximum_is_not(device):
-    """max(a*x, x) is the same function only while a <= 1."""
-    input = random_values((4, 100), torch.float32, device)
-    for slope in (-1.0, 0.0, 0.25, 1.0):
-        weight = torch.tensor([slope], device=device)
-        assert torch.equal(prelu(input, weight), torch.maximum(slope * input, input))
-    for slope in (1.5, 2.0, 100.0):
-        output = prelu(input, torch.tensor([slope], device=device))
-        assert_both_branches(input, output)
-        assert_same_bits(output, torch.where(input > 0, input, slope * input))
-        assert (output != torch.maximum(slope * input, input))[input != 0].all()
-    assert prelu(
-        torch.tensor([-3.0, 3.0], device=device), torch.tensor(2.0, device=device)
-    ).tolist() == [-6.0, 3.0]
 
 
 def test_a_slope_of_zero_is_relu_but_for_the_sign_of_zero(dtype, device):
@@ -77,93 +55,7 @@ def test_a_float32_slope_is_not_rounded_to_16_bits(mixed_dtypes, device):
     assert_same_bits(prelu(input.to(device), weight.to(device)), expected.to(device))
 
 
-@pytest.mark.parametrize("shape", ((5, 7, 7), (3, 4, 4, 4), (6, 6)))
-def test_the_channel_is_dimension_1_even_if_the_last_has_the_same_size(shape, device):
-    input = -torch.ones(shape, device=device)
-    weight = torch.arange(1.0, shape[1] + 1, device=device)
-    for channel in range(shape[1]):
-        assert (prelu(input, weight).select(1, channel) == -(channel + 1)).all()
-    grad_output = weight.view([-1] + [1] * (len(shape) - 2)).expand(shape).contiguous()
-    _, grad_weight = prelu_backward(grad_output, input, weight, [True, True])
-    assert torch.equal(grad_weight, -weight * (math.prod(shape) / shape[1]))
-
-
-def test_a_slope_of_one_is_the_identity(case, dtype, device):
-    for input in case_inputs(case, dtype, device):
-        assert_same_bits(prelu(input, torch.ones(case.slopes, dtype=dtype, device=device)), input)
-
-
-def test_the_gradient_of_a_shared_slope_is_the_sum_over_channels(dtypes, device):
-    dtype, weight_dtype = dtypes
-    input, grad_output = (
-        integer_values((9, 12, 11), dtype, device, seed=seed, largest=2) for seed in (8, 9)
-    )
-    slopes = torch.full((12,), 0.5, dtype=weight_dtype, device=device)
-    _, per_channel = prelu_backward(grad_output, input, slopes, [False, True])
-    _, shared = prelu_backward(grad_output, input, slopes[:1], [False, True])
-    halves = [
-        prelu_backward(grad_output[part], input[part], slopes[:1], [False, True])[1]
-        for part in (slice(4), slice(4, 9))
-    ]
-    assert_both_branches(input, per_channel)
-    assert torch.equal(per_channel.sum(0, keepdim=True), shared)
-    assert torch.equal(halves[0] + halves[1], shared)
-
-
-# ---- At zero ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def at_zero(device):
-    """Zeros of both signs, which belong to the slope's side, and a neighbour on each side."""
-    input = torch.tensor(
-        [[0.0, -0.0, 1.0, -1.0]], dtype=torch.float64, device=device
-    ).requires_grad_()
-    weight = torch.tensor([0.25], dtype=torch.float64, device=device).requires_grad_()
-    return input, weight
-
-
-def test_first_order_at_zero_uses_the_slope(at_zero):
-    input, weight = at_zero
-    assert prelu(input, weight).signbit().tolist() == [[False, True, False, True]]
-    grad_input, grad_weight = torch.autograd.grad(prelu(input, weight).sum(), at_zero)
-    assert grad_input.tolist() == [[0.25, 0.25, 1.0, 0.25]]
-    assert grad_weight.tolist() == [-1.0]
-
-
-def test_forward_mode_at_zero_uses_the_slope(at_zero):
-    """PyTorch's forward mode uses 1 here and disagrees with its own reverse mode."""
-    input, weight = at_zero
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(input.detach(), torch.full_like(input, 8.0))
-        assert forward_ad.unpack_dual(prelu(dual, weight)).tangent.tolist() == [
-            [2.0, 2.0, 8.0, 2.0]
-        ]
-        dual = forward_ad.make_dual(weight.detach(), torch.full_like(weight, 8.0))
-        assert forward_ad.unpack_dual(prelu(input, dual)).tangent.tolist() == [
-            [0.0, 0.0, 0.0, -8.0]
-        ]
-
-
-def test_second_order_at_zero_uses_the_slope(at_zero):
-    """PyTorch's second order has 1 and 0 at zero."""
-    input, weight = at_zero
-    grad_output = torch.full_like(input, 3.0).requires_grad_()
-    grad_input, grad_weight = torch.autograd.grad(
-        prelu(input, weight), at_zero, grad_output, create_graph=True
-    )
-    ones = torch.ones_like(input)
-    by_grad_output, by_weight = torch.autograd.grad(
-        grad_input, (grad_output, weight), ones, retain_graph=True
-    )
-    assert by_grad_output.tolist() == [[0.25, 0.25, 1.0, 0.25]]
-    assert by_weight.tolist() == [9.0]
-    by_grad_output, by_input = torch.autograd.grad(
-        grad_weight, (grad_output, input), torch.ones_like(weight)
-    )
-    assert by_grad_output.tolist() == [[0.0, 0.0, 0.0, -1.0]]
-    assert by_input.tolist() == [[3.0, 3.0, 0.0, 3.0]]
-
+# ---- Where data are infinite -------------------------------------------------------------------
 
 INFINITE = [math.inf, math.inf, 2.0, -2.0, -3.0]
 

@@ -4,6 +4,7 @@ import torch
 from cases import forward_backward
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from operators import PRELU_BACKWARD
 from problems import Placement, Problem, problems  # noqa: F401  (the printed lines use them)
 from reference import assert_same_bits
 
@@ -25,7 +26,7 @@ def _results(*arguments):
 @FEW
 @given(problems(), st.integers(-3, 3))
 def test_scaling_the_input_by_a_power_of_two_scales_output_and_weight_gradient(problem, exponent):
-    input, weight, grad_output = problem.make()
+    grad_output, input, weight = problem.arguments(PRELU_BACKWARD)
     scale = 2.0**exponent
     output, grad_input, grad_weight = _results(input, weight, grad_output)
     scaled_output, same_grad_input, scaled_grad_weight = _results(
@@ -40,7 +41,7 @@ def test_scaling_the_input_by_a_power_of_two_scales_output_and_weight_gradient(p
 @FEW
 @given(problems(ranks=st.integers(2, 6)), st.randoms(use_true_random=False))
 def test_the_order_of_the_other_dimensions_does_not_matter(problem, random):
-    input, weight, grad_output = problem.make()
+    grad_output, input, weight = problem.arguments(PRELU_BACKWARD)
     others = [dim for dim in range(input.dim()) if dim != 1]
     random.shuffle(others)
     order = [others[0], 1, *others[1:]]
@@ -54,7 +55,7 @@ def test_the_order_of_the_other_dimensions_does_not_matter(problem, random):
 @FEW
 @given(problems(ranks=st.integers(1, 6), per_channel=True), st.integers(0, 1025))
 def test_weight_gradients_of_parts_of_a_batch_add_up(problem, cut):
-    input, weight, grad_output = problem.make()
+    grad_output, input, weight = problem.arguments(PRELU_BACKWARD)
     whole = prelu_backward(grad_output, input, weight, [False, True])[1]
     parts = [
         prelu_backward(grad_output[part], input[part], weight, [False, True])[1]
@@ -66,7 +67,7 @@ def test_weight_gradients_of_parts_of_a_batch_add_up(problem, cut):
 @FEW
 @given(problems(ranks=st.integers(2, 6), per_channel=True))
 def test_the_weight_gradient_of_one_slope_is_the_sum_over_channels(problem):
-    input, weight, grad_output = problem.make()
+    grad_output, input, weight = problem.arguments(PRELU_BACKWARD)
     one = weight[:1] if len(weight) else weight.new_ones(1)
     shared = prelu_backward(grad_output, input, one, [False, True])[1]
     channels = prelu_backward(grad_output, input, weight, [False, True])[1]
@@ -86,7 +87,7 @@ def _assert_sum(whole, parts):
 @FEW
 @given(problems())
 def test_a_slope_of_one_is_the_identity(problem):
-    input, weight, grad_output = problem.make()
+    grad_output, input, weight = problem.arguments(PRELU_BACKWARD)
     output, grad_input, _ = _results(input, torch.ones_like(weight), grad_output)
     assert_same_bits(output, input)
     assert_same_bits(grad_input, grad_output)

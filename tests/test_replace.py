@@ -1,11 +1,10 @@
 """replace_prelu and restore_prelu: what a swap changes in a model, and all that it must not."""
 
 import io
-import subprocess
-import sys
 
 import pytest
 import torch
+from installed import run_python
 from reference import assert_both_branches, assert_same_bits
 from swaps import PRELUS, Shifted, Verbatim, calls, gradients, images, network
 from torch import nn
@@ -218,13 +217,12 @@ def test_where_a_program_has_rebound_nn_prelu_pytorchs_layers_are_known(monkeypa
     assert restore_prelu(model).swapped == []
 
 
-def run(program):
-    command = [sys.executable, "-c", "import sys, torch\nfrom torch import nn\n" + program]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+def stderr_of(program, code=0):
+    return run_python("import sys, torch\nfrom torch import nn\n" + program, code=code).stderr
 
 
 def test_names_that_were_rebound_before_the_import_are_noticed():
-    done = run("""
+    said = stderr_of("""
 pytorchs = nn.PReLU
 class Theirs(pytorchs):
     pass
@@ -235,19 +233,22 @@ assert torch_ext.replace_prelu(model).swapped == ["0", "1"]
 assert torch_ext.restore_prelu(model).swapped == ["0", "1"]
 assert [type(layer) for layer in model] == [pytorchs, Theirs]
 """)
-    assert (done.returncode, done.stderr) == (0, "")
-    done = run("""
+    assert said == ""
+    said = stderr_of(
+        """
 class Theirs(nn.PReLU):
     pass
 torch.nn.modules.activation.PReLU = Theirs
 import torch_ext
-""")
-    assert "ImportError: torch.nn.modules.activation.PReLU is not PyTorch's" in done.stderr
+""",
+        code=1,
+    )
+    assert "ImportError: torch.nn.modules.activation.PReLU is not PyTorch's" in said
 
 
 def test_layers_of_an_import_before_can_be_restored():
     """After the package was taken out of sys.modules, as reloaders of notebooks do."""
-    done = run("""
+    said = stderr_of("""
 import torch_ext
 class Theirs(nn.PReLU):
     pass
@@ -263,4 +264,4 @@ assert [type(layer) for layer in model] == [nn.PReLU, Theirs, nn.PReLU]
 assert torch_ext.replace_prelu(model).swapped == ["0", "1", "2"]
 assert isinstance(model[1], torch_ext.PReLU)
 """)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert said == ""

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from cases import forward_backward
 from reference import assert_grad_weight_within_bound, assert_same_bits, ieee_grad_weight
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.fake_utils import CrossRefFakeMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import jvp, vjp, vmap
@@ -177,25 +176,10 @@ def test_composite_compliance(check, device):
         check(prelu, (sample.input, *sample.args), sample.kwargs, assert_equal_fn=assert_equal)
 
 
-def _described(tensors):
-    """No strides of empty tensors: torch.empty_like itself has others for fake ones."""
-    return [(t.shape, t.dtype, t.layout, t.numel() and t.stride()) for t in tensors]
-
-
 def _run(input, weight):
     """Output and gradients, of whichever kind of tensor these are."""
     output = prelu(input, weight)
     return (output.detach(), *torch.autograd.grad(output, (input, weight), torch.ones_like(output)))
-
-
-def test_fake_and_meta_tensors_describe_the_real_ones(dtype, device):
-    for real in _variants(dtype, device):
-        with FakeTensorMode() as mode:
-            fake = _run(*(mode.from_tensor(tensor) for tensor in real))
-        meta = (torch.empty_strided(t.shape, t.stride(), dtype=dtype, device="meta") for t in real)
-        meta = _run(*(tensor.requires_grad_() for tensor in meta))
-        assert all(tensor.device == real[0].device for tensor in fake)
-        assert _described(fake) == _described(meta) == _described(_run(*real))
 
 
 @two_dtypes
@@ -208,20 +192,10 @@ def test_cross_reference_with_fake_tensors(dtype, device):
     assert set(OPERATORS.values()) <= checked
 
 
-def test_copy_on_write_inputs_are_only_read(dtype, device):
-    for input, weight in _variants(dtype, device):
-        shared = [torch._lazy_clone(tensor) for tensor in (input, weight, torch.randn_like(input))]
-        assert all(map(torch._C._is_cow_tensor, shared))
-        leaves = [tensor.detach().requires_grad_() for tensor in shared[:2]]
-        torch.autograd.grad(prelu(*leaves), leaves, shared[2])
-        assert all(map(torch._C._is_cow_tensor, shared))
-
-
-@two_dtypes
 @pytest.mark.parametrize("name", OPERATORS)
-def test_opcheck_of_every_sample_layout(name, dtype, device):
+def test_opcheck_of_every_sample_layout(name, device):
     """Schema, autograd registration, fake kernel and AOT dispatch; one sample for each layout."""
-    samples = map(_arguments, _samples("sample_inputs", dtype, device))
+    samples = map(_arguments, _samples("sample_inputs", torch.float32, device))
     layouts = {tuple((t.shape, t.stride()) for t in arguments): arguments for arguments in samples}
     assert len(layouts) >= 10
     for arguments in layouts.values():

@@ -2,46 +2,52 @@
 
 `fuse_norm_prelu` exchanges the classes of norms and of PReLUs for ones with these calls. The norm's
 returns a `Deferred`, a tensor of the right shape without data. The PReLU's recognises it and runs both as
-one operator. Any other use comes by ``__torch_function__`` and *settles* it first, into what the norm
-would have returned: then that use, and all later ones, get this ordinary tensor. So nothing of a model's
-code has to be known, and any control flow is right.
+one operator. Any other use comes by ``__torch_function__`` and *settles* it first: the very same object
+becomes the ordinary tensor that the norm would have returned, for that use and all later ones, those in C++
+included. So nothing of a model's code has to be known, and any control flow is right.
 
 What is right about it, whatever happens in between:
 
-- Statistics are updated once for each call of the norm, before anybody reads them: when the result is
-  fused or settled, at the norm's next call, when they are asked for, or else when the result is deleted.
-- An input, Parameters or statistics that were changed in place meanwhile are noticed by their versions.
+- Statistics are updated once for each call of the norm, before its module is called, asked for them,
+  saved, copied, cast or loaded: when the result is fused or settled, or else when it is deleted. (Not before
+  they are read from a buffer that was fetched earlier, or through ``buffers()``.)
+- An input, Parameters or statistics that were changed in place meanwhile are noticed by their versions and
+  addresses. (A change through ``.data`` or NumPy, which PyTorch does not notice either, is not.)
 - The graph is that of the norm's call: its grad mode counts, and a PReLU under another one stays alone.
-- What cannot see ``__torch_function__`` (code in C++ that bypasses Python) meets the dispatcher and gets
-  an error, never numbers.
+  Nobody who records or transforms what is computed later, by modes, hooks, tracing or torch.func, sees it.
+- What cannot see ``__torch_function__`` (code in C++ that bypasses Python) meets a tensor of the meta device
+  and the dispatcher: an error, never numbers.
 """
 
-import contextlib
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from torch_ext._norm_calls import (
+    DROPOUTS,
     KINDS,
+    KNOWN,
     Arguments,
     arguments,
+    does_nothing,
     fused,
     is_undisturbed,
     may_defer,
     normed,
     slope_for,
+    unobserved,
     update_statistics,
     updates_statistics,
 )
 
 _forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _grad_enabled = torch._C.is_grad_enabled
+_address: Callable[[Tensor], int] = getattr(torch._C, "_data_address")  # noqa: B009  (data_ptr() copies lazy clones)
 
 REMEDY = "leave this norm out by filter_fn of torch_ext.fuse_norm_prelu, or give it example_inputs"
 
@@ -50,9 +56,11 @@ class Call:
     """One call of a norm: all that its result depends on, and what has become of it."""
 
     __slots__ = (
-        *("__weakref__", "arguments", "fused", "grad", "input", "key", "reported", "settled"),
+        *("__weakref__", "arguments", "done", "fused", "grad", "input", "key", "result"),
         "versions",
     )
+
+    result: "weakref.ref[Deferred]"
 
     def __init__(
         self, key: tuple[int, bool], x: Tensor, arguments: Arguments, versions: tuple[int, ...]
@@ -62,106 +70,102 @@ class Call:
         self.arguments = arguments
         self.versions = versions
         self.grad = _grad_enabled()
-        self.settled: Tensor | None = None
         self.fused = False
-        self.reported = False  # that it cannot be computed any more
-        if arguments[0] is not None:
+        self.done = False  # with the statistics, or it cannot be computed any more
+        if arguments.running_mean is not None:
             _pending[key[0]] = weakref.ref(self)
 
     def fuse(self, slope: Tensor) -> Tensor:
         """Norm and PReLU by one operator."""
         self.check()
         self.fused = True
-        self._begin()
+        self._leave()
         return fused(self.key[1], self.input, slope, self.arguments)
 
-    def settle(self) -> Tensor:
-        """What the norm would have returned, always the same tensor."""
-        if self.settled is None:
-            if torch.compiler.is_dynamo_compiling():
-                torch._dynamo.graph_break(
-                    msg="a compiled part of a model was given the result of a norm outside of it that "
-                    f"torch_ext.fuse_norm_prelu has changed: {REMEDY}, or compile the norm with it"
-                )
-            self.check()
-            with self._as_at_the_call():
-                self._begin()
-                once_more = _without_updates(self.arguments) if self.fused else self.arguments
-                self.settled = normed(self.key[1], self.input, once_more)
-        return self.settled
+    def compute(self) -> Tensor:
+        """What the norm would have returned."""
+        if torch.compiler.is_dynamo_compiling():
+            torch._dynamo.graph_break(
+                msg="a compiled part of a model was given the result of a norm outside of it that "
+                f"torch_ext.fuse_norm_prelu has changed: {REMEDY}, or compile the norm with it"
+            )
+        self.check()
+        if self.grad and not _forward_grad_enabled() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "the result of a norm that torch_ext.fuse_norm_prelu has changed was given to a "
+                f"torch.autograd.Function, which would lose its gradient: {REMEDY}"
+            )
+        with unobserved(), torch.set_grad_enabled(self.grad):
+            self._leave()
+            given = self.arguments
+            if self.fused and updates_statistics(given):  # that was once already
+                given = given._replace(running_mean=None, running_var=None)
+            result = normed(self.key[1], self.input, given)
+        self.done = True
+        return result
 
-    def _begin(self) -> None:
-        if _pending:
-            _pending.pop(self.key[0], None)
+    def has_changed(self) -> bool:
+        """Whether what the result depends on was changed since the call."""
+        return self.versions != _versions(self.input, self.arguments)
 
     def check(self) -> None:
-        """Raises if what the result depends on was changed since the call."""
-        if self.versions != _versions(self.input, self.arguments):
-            what = "the input"
-            if self.input._version == self.versions[0]:
-                what = "a Parameter or a statistic"
-            self.reported = True
+        """Raises if it cannot be computed any more."""
+        if self.has_changed():
+            self.done = True
+            self._leave()
+            is_input = self.versions[:2] != _versions(self.input, self.arguments)[:2]
             raise RuntimeError(
-                f"{what} of a norm was changed in place before its result was used, which a norm that "
-                f"torch_ext.fuse_norm_prelu has changed computes then: {REMEDY}"
+                f"{'the input' if is_input else 'a Parameter or a statistic'} of a norm was changed in "
+                "place before its result was used. By torch_ext.fuse_norm_prelu this norm is computed only "
+                f"then, and the values that it needs are gone: {REMEDY}"
             )
 
-    @contextlib.contextmanager
-    def _as_at_the_call(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            if torch.is_inference_mode_enabled():
-                stack.enter_context(torch.inference_mode(False))
-            elif self.grad and not _forward_grad_enabled():
-                raise RuntimeError(
-                    "the result of a norm that torch_ext.fuse_norm_prelu has changed was given to a "
-                    f"torch.autograd.Function, which would lose its gradient: {REMEDY}"
-                )
-            if torch._C._functorch.peek_interpreter_stack() is not None:
-                from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-
-                stack.enter_context(temporarily_clear_interpreter_stack())
-            stack.enter_context(torch.set_grad_enabled(self.grad))
-            yield
+    def _leave(self) -> None:
+        """It is no longer the norm's pending call, if it has been."""
+        reference = _pending.get(self.key[0])
+        if reference is not None and reference() in (self, None):
+            del _pending[self.key[0]]
 
     def __del__(self) -> None:
-        if self.fused or self.settled is not None or self.reported or sys.is_finalizing():
+        if self.fused or self.done or sys.is_finalizing():
             return
-        self._begin()
+        self._leave()
         if updates_statistics(self.arguments):
             try:
                 self.check()
-                update_statistics(self.key[1], self.input, self.arguments)
-            except RuntimeError as error:
+                with unobserved():
+                    update_statistics(self.key[1], self.input, self.arguments)
+            except Exception as error:  # noqa: BLE001  (nobody could catch it)
                 warnings.warn(f"running statistics were not updated: {error}", stacklevel=2)
 
 
-# Calls that have not read or updated their norm's statistics yet, by the norm's identity.
+# The last call of each norm that has not read or updated its statistics yet, by the norm's identity.
 _pending: dict[int, weakref.ref[Call]] = {}
 
 
 def finish(norm: nn.Module, only_updates: bool = False) -> None:
     """Has the norm's last call done with its statistics, or brings them up to date."""
+    if not _pending:
+        return
     reference = _pending.get(id(norm))
     call = None if reference is None else reference()
-    if call is not None and (updates_statistics(call.arguments) or not only_updates):
-        call.settle()
-
-
-def _without_updates(arguments: Arguments) -> Arguments:
-    return (None, None, *arguments[2:]) if arguments[4] else arguments
+    result = None if call is None else call.result()
+    if call is None or result is None:
+        return
+    # (What was changed cannot be settled. That is an error now only if statistics are missing.)
+    if updates_statistics(call.arguments) or not (only_updates or call.has_changed()):
+        settle(result)
 
 
 def _versions(x: Tensor, arguments: Arguments) -> tuple[int, ...]:
     """Of what the result depends on; not of statistics that the call itself is to update."""
     mean, var, weight, bias, training, _, _ = arguments
-    versions = (
-        x._version,
-        0 if weight is None else weight._version,
-        0 if bias is None else bias._version,
-    )
-    if training or mean is None or var is None:
-        return versions
-    return (*versions, mean._version, var._version)
+    read = [x, weight, bias] if training else [x, weight, bias, mean, var]
+    versions: list[int] = []
+    for tensor in read:
+        if tensor is not None:
+            versions += (tensor._version, _address(tensor))
+    return tuple(versions)
 
 
 # ---- The tensor ----------------------------------------------------------------------------------
@@ -173,7 +177,6 @@ _SHAPE: dict[Any, Callable[..., Any]] = {
     Tensor.size: lambda shape, dim=None: shape if dim is None else shape[dim],
     Tensor.numel: lambda shape: shape.numel(),
 }
-DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 
 class Deferred(Tensor):
@@ -210,25 +213,28 @@ class Deferred(Tensor):
 
 def deferred(call: Call) -> Deferred:
     """The tensor that stands for a call's result."""
-    made: Deferred = _make(Deferred, call.input.shape)
+    made: Deferred = _make(Deferred, call.input.shape, device="meta")
     made._call = call
+    call.result = weakref.ref(made)
     return made
 
 
+def settle(result: Deferred) -> Tensor:
+    """Makes it the ordinary tensor that the norm would have returned. Its call is then forgotten."""
+    _swap(result, result._call.compute())
+    del result._call
+    result.__class__ = Tensor  # type: ignore[assignment]
+    return result
+
+
 _make: Any = Tensor._make_wrapper_subclass
-
-
-def does_nothing(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> bool:
-    """Whether a dropout returns its input, as PyTorch's does: the same tensor."""
-    return p == 0 if training else 0 <= p <= 1
+_swap: Callable[[Tensor, Tensor], None] = torch._C._swap_tensor_impl
 
 
 def _settled(value: Any) -> Any:
     """Arguments with every deferred result settled."""
     if isinstance(value, Tensor):
-        return value._call.settle() if type(value) is Deferred else value
+        return settle(value) if type(value) is Deferred else value
     if isinstance(value, tuple):
         parts = [_settled(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
@@ -247,17 +253,16 @@ def call_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_dynamo_compiling() or len(args) != 1 or kwargs:
         return nn.Module.__call__(self, *args, **kwargs)
     [x] = args
-    if _pending:
-        finish(self)
+    finish(self)
     if type(x) is Deferred:
-        x = x._call.settle()
+        settle(x)
     if (
         type(x) is Tensor
         and is_undisturbed(self)
         and may_defer()
         and "_is_fsdp_managed_module" not in self.__dict__  # Parameters go after the forward
     ):
-        kind = KINDS[type(self)._torch_ext_norm]
+        kind = KINDS[getattr(type(self), KNOWN)]
         found = arguments(self, kind, x)
         if found is not None:
             try:
@@ -275,8 +280,7 @@ def call_prelu(self: Any, *args: Any, **kwargs: Any) -> Any:
     if len(args) == 1 and type(args[0]) is Deferred and not kwargs:
         call: Call = args[0]._call
         if (
-            call.settled is None
-            and not call.fused
+            not call.fused
             and call.grad is _grad_enabled()
             and is_undisturbed(self)
             and may_defer()

@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 from torch.nn import functional as F
 
 from torch_ext import inductor
-from torch_ext._deferred import DROPOUTS, does_nothing
+from torch_ext._norm_calls import DROPOUTS, does_nothing
 from torch_ext.norms import batch_norm_prelu, instance_norm_prelu
 
 ops = torch.ops.torch_ext

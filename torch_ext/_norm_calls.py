@@ -6,12 +6,14 @@ or not. `norm_prelu` passes them to the operators at once, a deferred result (`_
 In any doubtful case PyTorch's modules compute the result, and raise their errors.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
+from torch.autograd import forward_ad, graph
 from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
@@ -23,11 +25,20 @@ batch_norm_prelu, instance_norm_prelu = (
     for packet in (torch.ops.torch_ext.batch_norm_prelu, torch.ops.torch_ext.instance_norm_prelu)
 )
 
-# The arguments of F.batch_norm and F.instance_norm after the first: running mean and variance,
-# weight, bias, whether the input's statistics are used, momentum, eps.
-Arguments: TypeAlias = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float
-]
+# On a class that fuse_norm_prelu has made: PyTorch's class of norms that the kernels know.
+KNOWN = "_torch_ext_norm"
+
+
+class Arguments(NamedTuple):
+    """Those of F.batch_norm and F.instance_norm after the first."""
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    training: bool  # whether the input's statistics are used
+    momentum: float
+    eps: float
 
 
 class Kind(NamedTuple):
@@ -63,7 +74,9 @@ _forward, _forward_pre, _backward, _backward_pre = _GLOBAL_HOOKS
 
 _tracing = torch._C._get_tracing_state
 _forward_grad_enabled = torch._C._is_fwd_grad_enabled
+_set_tracing: Callable[[Any], None] = getattr(torch._C, "_set_tracing_state")  # noqa: B009
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_modes_of_export: Callable[[], int] = _len_torch_dispatch_stack_pre_dispatch
 _transforms = torch._C._functorch.peek_interpreter_stack
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
@@ -100,7 +113,8 @@ def may_defer() -> bool:
     Not within `torch.autograd.Function.forward` (where forward gradients are off, as in inference mode,
     whose tensors do not tell that they were changed): its results get their graph from outside. Not
     where saved tensors go to hooks (checkpointing, offloading): what is saved belongs to the place of
-    the norm's call, and how often a checkpointed norm counts its statistics depends on it. Not under dispatch modes, which watch operators one by one.
+    the norm's call, and how often a checkpointed norm counts its statistics depends on it. Not under
+    dispatch modes, which watch operators one by one.
     """
     return (
         _forward_grad_enabled()
@@ -110,6 +124,28 @@ def may_defer() -> bool:
         and _transforms() is None
         and forward_ad._current_level < 0
     )
+
+
+@contextlib.contextmanager
+def unobserved() -> Iterator[None]:
+    """Computes as ordinary code did before: no transform, mode, hook or tracer sees it."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if _transforms() is not None:
+            from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+            stack.enter_context(temporarily_clear_interpreter_stack())
+        if _dispatch_modes() or _modes_of_export():
+            from torch.utils._python_dispatch import _disable_current_modes
+
+            stack.enter_context(_disable_current_modes())
+        if _saved_tensors_hooks(False) is not None:
+            stack.enter_context(graph.saved_tensors_hooks(lambda t: t, lambda t: t))
+        if (tracing := _tracing()) is not None:
+            stack.callback(_set_tracing, tracing)
+            _set_tracing(None)
+        yield
 
 
 def _takes(norm: Any, kind: Kind, x: Tensor) -> bool:
@@ -155,6 +191,8 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
         weight, bias = named["weight"], named["bias"]
     else:  # a replica of nn.DataParallel, where they are attributes
         weight, bias = norm.weight, norm.bias
+    if "running_mean" not in buffers or "running_var" not in buffers:
+        return None  # a Parameter or an attribute has its place
     mean, var = buffers["running_mean"], buffers["running_var"]
     if (mean is None) is not (var is None) or not _are_like(x, weight, bias, mean, var):
         return None
@@ -163,14 +201,14 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
     if kind.instance:
         if tracked and mean is None:
             return None
-        return mean, var, weight, bias, training or not tracked, factor, norm.eps
-    if training and tracked and buffers["num_batches_tracked"] is not None:
-        buffers["num_batches_tracked"].add_(1)
+        return Arguments(mean, var, weight, bias, training or not tracked, factor, norm.eps)
+    if training and tracked and (count := norm.num_batches_tracked) is not None:
+        count.add_(1)
         if momentum is None:
-            factor = 1.0 / float(buffers["num_batches_tracked"])
+            factor = 1.0 / float(count)
     if training and not tracked:
         mean = var = None
-    return mean, var, weight, bias, training or mean is None, factor, norm.eps
+    return Arguments(mean, var, weight, bias, training or mean is None, factor, norm.eps)
 
 
 def slope_for(prelu: Any, x: Tensor) -> Tensor | None:
@@ -186,7 +224,7 @@ def slope_for(prelu: Any, x: Tensor) -> Tensor | None:
 
 def updates_statistics(arguments: Arguments) -> bool:
     """Whether a call with these arguments changes running statistics."""
-    return arguments[4] and arguments[0] is not None
+    return arguments.training and arguments.running_mean is not None
 
 
 def fused(instance: bool, x: Tensor, slope: Tensor, arguments: Arguments) -> Tensor:
@@ -212,8 +250,8 @@ def _counted(
     (Checkpointing stops a recomputation as soon as the last tensor has been saved: hooks raise. What
     F.batch_norm does to the statistics does not show in their versions.)
     """
-    mean = arguments[0]
-    if mean is None or not arguments[4] or _saved_tensors_hooks(False) is None:
+    mean = arguments.running_mean
+    if mean is None or not arguments.training or _saved_tensors_hooks(False) is None:
         return function(x, *slope, *arguments)
     before = mean.clone()
     try:
@@ -229,3 +267,15 @@ def update_statistics(instance: bool, x: Tensor, arguments: Arguments) -> None:
     if updates_statistics(arguments):
         with torch.no_grad():
             (F.instance_norm if instance else F.batch_norm)(x, *arguments)
+
+
+# ---- What may stand between a norm and a PReLU ---------------------------------------------------
+
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+
+
+def does_nothing(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> bool:
+    """Whether a dropout returns its input, as PyTorch's does: the same tensor."""
+    return p == 0 if training else 0 <= p <= 1

@@ -1,10 +1,12 @@
 """The classes that fuse_norm_prelu gives to norms: their own, with a call that may defer its result.
 
-Nothing but ``__call__`` differs, and that running statistics are brought up to date before they are read.
+Nothing but ``__call__`` differs, and that running statistics are brought up to date before they are read,
+saved, copied, cast or loaded.
 ``forward`` stays the class's own, so TorchScript, torch.fx and torch.compile see PyTorch's norm.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,12 +21,11 @@ from torch_ext._modules import (
     has_forward_on_the_instance,
     is_sharded,
 )
-from torch_ext._norm_calls import KINDS
+from torch_ext._norm_calls import KINDS, KNOWN
 from torch_ext._twins import like, rebased
 
-# On the classes that are made here: the class that they stand for, and PyTorch's that the kernels know.
+# On the classes that are made here: the class that they stand for.
 ORIGINAL = "_torch_ext_norm_original"
-KNOWN = "_torch_ext_norm"
 
 NORMS = (_BatchNorm, _InstanceNorm)
 
@@ -33,6 +34,8 @@ _CALL = {"forward", "__call__", "_call_impl", "_wrapped_call_impl"}
 _INSIDE = {"_check_input_dim", "_apply_instance_norm", "__getattribute__", "__getattr__"}
 _STATISTICS = ("running_mean", "running_var")
 _OWN = {*_CALL, *_INSIDE, *_STATISTICS}
+# What reads or replaces all that a module holds: state_dict, load_state_dict, to() and its like, copy and pickle.
+_WITH_STATISTICS = ("_save_to_state_dict", "_load_from_state_dict", "_apply", "__reduce_ex__")
 
 
 def is_norm_twin(cls: type) -> bool:
@@ -87,7 +90,7 @@ def norm_twin(original: type) -> type:
     """What fuse_norm_prelu gives to a norm of this class."""
     own: dict[str, Any] = {
         "__call__": call_norm,
-        "_save_to_state_dict": _save_to_state_dict,
+        **{name: _finishing(getattr(original, name)) for name in _WITH_STATISTICS},
         "__jit_unused_properties__": list(_STATISTICS),  # TorchScript takes the buffers
         **{name: _statistic(name) for name in _STATISTICS},
         ORIGINAL: original,
@@ -97,14 +100,30 @@ def norm_twin(original: type) -> type:
 
 
 def _statistic(name: str) -> Any:
+    """A buffer; or, as on any module, a Parameter or an attribute that was put in its place."""
+
     def get(self: nn.Module) -> Tensor | None:
         finish(self, only_updates=True)
-        return self._buffers[name]
+        for place in (self._buffers, self.__dict__):
+            if name in place:
+                return place[name]
+        raise AttributeError(name)  # nn.Module.__getattr__ looks among the Parameters
 
-    return property(get)
+    def put(self: nn.Module, value: Any) -> None:
+        self.__dict__[name] = value
+
+    def remove(self: nn.Module) -> None:
+        del self.__dict__[name]
+
+    return property(get, put, remove)
 
 
-def _save_to_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
-    finish(self, only_updates=True)
-    original: Any = next(original_norm(base) for base in type(self).__mro__ if is_norm_twin(base))
-    original._save_to_state_dict(self, *args, **kwargs)
+def _finishing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, after the statistics have been brought up to date."""
+
+    @functools.wraps(method)
+    def finished(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        finish(self, only_updates=True)
+        return method(self, *args, **kwargs)
+
+    return finished

@@ -23,6 +23,7 @@ from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from torch_ext._example import random_state_kept
 from torch_ext._modules import first_line, without_hooks
 
 # (torch.nn.functional.prelu is the first.)
@@ -38,7 +39,7 @@ def why_not_plain(module: PyTorchPReLU) -> str | None:
     """
     for training, mode in ((True, "training"), (False, "evaluation")):
         try:
-            with _random_state_kept():
+            with random_state_kept():
                 finding = _finding(_traceable_copy(module, training))
         except Exception as error:  # noqa: BLE001  (a forward may raise anything on a proxy)
             what = f"{type(error).__name__}: {first_line(error)}"
@@ -134,16 +135,6 @@ def _traceable_copy(module: PyTorchPReLU, training: bool) -> PyTorchPReLU:
     attributes.pop("weight", None)
     attributes["_parameters"]["weight"] = nn.Parameter(torch.empty(1, device="meta"))
     return copied
-
-
-@contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
-    state = random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(state)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,15 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 
+from torch_ext._deferred import finish
+from torch_ext._example import ExampleInputs, check_example_inputs, run_once
 from torch_ext._modules import REFUSED, check_filter_fn, check_model
 from torch_ext._norm_calls import KINDS, arguments, fused, is_plain_eager, is_undisturbed, slope_for
 from torch_ext._norm_twins import NORMS, known_norm, norm_obstacle, norm_twin, stands_for_a_norm
-from torch_ext._relu_uses import ExampleInputs, run_once
 from torch_ext._twins import BEHIND_NORM, ORIGINAL, fused_class, is_fused, original_class
 from torch_ext.replace import changeable_modules, prelu_obstacle
 from torch_ext.swap_report import SwapReport
@@ -51,11 +53,13 @@ def norm_prelu(norm: nn.Module, prelu: nn.Module, input: Tensor) -> Tensor:
         known = known_norm(cls) if isinstance(norm, NORMS) else None
         if (
             known is not None
+            and _is_plain_prelu(prelu)
             and is_undisturbed(norm)
             and is_undisturbed(prelu)
-            and _is_plain_prelu(prelu)
             and (slope := slope_for(prelu, input)) is not None
+            and (type(prelu) is not PyTorchPReLU or slope.dtype is input.dtype)
         ):
+            finish(norm)
             found = arguments(norm, kind := KINDS[known], input)
             if found is not None:
                 return fused(kind.instance, input, slope, found)
@@ -93,6 +97,9 @@ class NormPReLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Runs the forward pass."""
+        if is_scripting():
+            result: Tensor = self.prelu(self.norm(input))
+            return result
         return norm_prelu(self.norm, self.prelu, input)
 
 
@@ -152,6 +159,7 @@ def fuse_norm_prelu(
           2       swapped  nn.PReLU -> torch_ext.PReLU
     """
     check_model(model)
+    check_example_inputs(example_inputs)
     check_filter_fn(filter_fn)
     report = SwapReport()
     norms: dict[str, nn.Module] = {}
@@ -261,7 +269,7 @@ def _observed_pairs(
 
     def look(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            [input] = (*args, *kwargs.values())
+            input, *_ = (*args, *kwargs.values(), None)
             for norm, output, version in results:
                 if output is input and output._version == version:
                     found = pairs.setdefault(norm, [])

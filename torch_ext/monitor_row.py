@@ -5,6 +5,13 @@ from torch import Tensor
 
 __all__ = ["Row"]
 
+_is_of_func = torch._C._functorch.is_functorch_wrapped_tensor
+_is_of_older_vmap = torch._C._functorch.is_legacy_batchedtensor
+
+
+def _is_transformed(grad: Tensor | None) -> bool:
+    return grad is not None and (_is_of_func(grad) or _is_of_older_vmap(grad))
+
 
 class Row:
     """The sums for one call of one module; tensors are on the device of its inputs.
@@ -76,6 +83,8 @@ class Row:
     ) -> None:
         """A hook of a graph node. Adds the norms of the gradient that enters the node at `output_nr`
         and of the one that leaves it at `place`; of the former twice if the layer changes nothing."""
+        if any(map(_is_transformed, grad_outputs)):
+            return  # many gradients at once: vmap, or is_grads_batched
         entering = grad_outputs[output_nr]
         leaving = None if place is None else grad_inputs[place]
         ends = (entering, entering if unchanged else leaving)

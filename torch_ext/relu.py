@@ -6,15 +6,16 @@ shared uses are not affected, and the root of the model may be converted as well
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 
+from torch_ext._example import ExampleInputs, check_example_inputs, random_state_kept
 from torch_ext._modules import (
     COMPILED,
     ON_THE_INSTANCE,
@@ -29,7 +30,7 @@ from torch_ext._modules import (
     without_hooks,
 )
 from torch_ext._prelu_uses import slopes_in_graph
-from torch_ext._relu_uses import FLOATS, ExampleInputs, Use, observed_uses, use_by_surroundings
+from torch_ext._relu_uses import FLOATS, Use, observed_uses, use_by_surroundings
 from torch_ext.prelu import PReLU
 from torch_ext.swap_report import SwapReport
 
@@ -183,17 +184,12 @@ def _check_arguments(
     model: object, example_inputs: object, per_channel: bool, filter_fn: object
 ) -> None:
     check_model(model)
-    if example_inputs is None:
-        if per_channel:
-            raise ValueError(
-                "per_channel=True needs example_inputs, to see how many channels each module has; "
-                "per_channel=False gives one slope to each without them"
-            )
-    elif not isinstance(example_inputs, (Tensor, tuple, Mapping)):
-        raise TypeError(
-            "example_inputs must be a tensor, a tuple or a dict, "
-            f"got {type(example_inputs).__name__}"
+    if example_inputs is None and per_channel:
+        raise ValueError(
+            "per_channel=True needs example_inputs, to see how many channels each module has; "
+            "per_channel=False gives one slope to each without them"
         )
+    check_example_inputs(example_inputs)
     check_filter_fn(filter_fn)
 
 
@@ -302,7 +298,8 @@ def _functional_uses(model: nn.Module) -> list[tuple[str, str]]:
     if tracer.is_leaf_module(model, ""):
         return []
     try:
-        nodes = tracer.trace(_disposable_copy(model)).nodes
+        with random_state_kept():
+            nodes = tracer.trace(_disposable_copy(model)).nodes
     except Exception as error:  # noqa: BLE001  (a model's forward may raise anything on a proxy)
         what = f"torch.fx cannot trace the model ({first_line(error)})"
         return [("", f"functional uses not looked for: {what}")]

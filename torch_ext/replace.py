@@ -5,6 +5,7 @@ objects. Optimizers, hooks, wrappers, tied weights and the root of the model are
 affected.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.modules.activation import PReLU as PyTorchPReLU
 from torch.nn.utils import parametrize
 
+from torch_ext._deferred import finish
 from torch_ext._modules import (
     COMPILED,
     ON_THE_INSTANCE,
@@ -123,6 +125,7 @@ def restore_prelu(model: nn.Module) -> SwapReport:
     swaps: list[tuple[str, nn.Module, type]] = []
     for name, module in changeable_modules(model, "torch_ext::prelu", report):
         if stands_for_a_norm(type(module)):
+            finish(module)
             swaps.append((name, module, original_norm(type(module))))
         if not is_fused(type(module)):
             continue
@@ -189,6 +192,9 @@ def prelu_obstacle(module: PyTorchPReLU, trusted: tuple[type[nn.PReLU], ...] = (
     """Why another class would change what this module computes, or change nothing at all."""
     if has_forward_on_the_instance(module):
         return ON_THE_INSTANCE
+    kinds = {each.kind for each in inspect.signature(type(module).forward).parameters.values()}
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        return f"{type(module).__name__}.forward takes its input by keyword only"
     cls = own_forward(module, (PyTorchPReLU, *trusted))
     if cls is not None and (finding := why_not_plain(module)):
         what = f"{cls.__name__}.forward is not just prelu(input, self.weight)"

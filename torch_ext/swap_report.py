@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from torch_ext._norm_calls import KNOWN
+
 __all__ = ["SwapReport"]
 
 # Longer tables show modules whose names differ only in numbers as one row.
@@ -77,7 +79,7 @@ def _class_name(module: nn.Module) -> str:
         return "ScriptModule"
     cls = parametrize.type_before_parametrizations(module)
     name: str = cls.__qualname__.rpartition("<locals>.")[2]
-    if hasattr(cls, "_torch_ext_norm"):  # what fuse_norm_prelu makes of a norm
+    if hasattr(cls, KNOWN):  # what fuse_norm_prelu makes of a norm
         name += ", fused"
     package: str = cls.__module__.partition(".")[0]
     if cls.__module__.startswith("torch.nn.modules."):

@@ -86,10 +86,6 @@ bool is_sample_major(const at::Tensor& dense) {
 
 }  // namespace
 
-at::ScalarType compute_dtype(const at::Tensor& input) {
-  return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 void check_batch_norm_rules(
     const at::Tensor& input,
     const std::optional<at::Tensor>& running_mean,

@@ -7,17 +7,9 @@
 #include <optional>
 
 #include "kernels/channel_view.h"
+#include "ops/tensors.h"
 
 namespace torch_ext {
-
-inline bool is_defined(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
-
-// Undefined if there is none.
-inline at::Tensor tensor_of(const std::optional<at::Tensor>& tensor) {
-  return tensor.value_or(at::Tensor());
-}
 
 // What torch.nn.functional.batch_norm and instance_norm raise before any kernel runs, in their
 // words. Read symbolic sizes only.
@@ -44,9 +36,6 @@ void check_norm_prelu_args(
 
 // Statistics: of shape (C), or of shape (N, C) for instance norm. Returns which.
 bool check_statistics(const at::Tensor& input, const at::Tensor& mean, const at::Tensor& var);
-
-// Sums, statistics and everything between: float32 for 16-bit and float32 data, else float64.
-at::ScalarType compute_dtype(const at::Tensor& input);
 
 // Uninitialised results. Real and Meta kernels both call these.
 at::Tensor empty_statistics(const at::Tensor& input, bool instance);

@@ -23,17 +23,9 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-bool has_kernels_for(const at::Tensor& tensor) {
-#if defined(TORCH_EXT_WITH_CUDA)
-  return is_ours(tensor);
-#else
-  return is_ours(tensor) && !tensor.is_cuda();
-#endif
-}
-
-// Another device or layout than the kernels know: PyTorch's norm serves there. (A tensor that is
-// missing is none: the checks refuse it by name.)
-bool is_foreign(
+// Another device or layout than the kernels know: PyTorch's norm serves there. (An undefined tensor
+// does not count: the checks refuse it by name.)
+bool any_is_foreign(
     const at::Tensor& input,
     const at::Tensor& slope,
     std::initializer_list<std::reference_wrapper<const OptionalTensor>> others) {
@@ -67,15 +59,16 @@ void move_towards(
 }
 
 // running += momentum * (statistic - running). `count` elements make a statistic: the running
-// variance is the unbiased one. As PyTorch's norms do, it leaves the versions of the tensors as
-// they are: a norm that has saved them for its backward does not read them there.
+// variance is the unbiased one. As PyTorch's norms do, a batch norm leaves the versions of the
+// tensors as they are, and an instance norm bumps them.
 void update_running(
     const OptionalTensor& running_mean,
     const OptionalTensor& running_var,
     const at::Tensor& mean,
     const at::Tensor& var,
     const c10::SymInt& count,
-    double momentum) {
+    double momentum,
+    bool bump_versions) {
   const c10::SymFloat unbiased = c10::SymFloat(count) / c10::SymFloat(count - 1);
   const auto is_plain = [](const at::Tensor& running, const at::Tensor& statistic) {
     return is_unobserved(running) && is_unobserved(statistic) &&
@@ -85,12 +78,20 @@ void update_running(
     // (For a small layer the five operators below would take as long as its norm.)
     move_towards(tensor_of(running_mean), mean, 1, momentum);
     move_towards(tensor_of(running_var), var, unbiased.guard_float(__FILE__, __LINE__), momentum);
+    for (const OptionalTensor* running : {&running_mean, &running_var}) {
+      if (bump_versions && !tensor_of(*running).is_inference()) {
+        tensor_of(*running).unsafeGetTensorImpl()->bump_version();
+      }
+    }
     return;
   }
   const at::NoGradGuard no_grad;
   const auto update = [&](const at::Tensor& running, const at::Tensor& statistic) {
     const at::Tensor value = statistic.to(running.scalar_type()).view_as(running);
-    const at::AutoDispatchBelowADInplaceOrView keep_version;
+    std::optional<at::AutoDispatchBelowADInplaceOrView> keep_version;
+    if (!bump_versions) {
+      keep_version.emplace();
+    }
     running.lerp_(value, momentum);
   };
   update(tensor_of(running_mean), mean);
@@ -107,7 +108,7 @@ at::Tensor batch_norm_prelu_entry(
     bool training,
     double momentum,
     double eps) {
-  if (is_foreign(input, slope, {running_mean, running_var, weight, bias})) {
+  if (any_is_foreign(input, slope, {running_mean, running_var, weight, bias})) {
     const at::Tensor z = at::batch_norm(
         input, weight, bias, running_mean, running_var, training, momentum, eps,
         at::globalContext().userEnabledCuDNN());
@@ -121,7 +122,8 @@ at::Tensor batch_norm_prelu_entry(
   auto [output, mean, var] = norm_prelu(input, slope, weight, bias, eps, /*instance=*/false);
   if (is_defined(running_mean) && input.sym_numel() != 0) {
     update_running(
-        running_mean, running_var, mean, var, input.sym_numel() / input.sym_size(1), momentum);
+        running_mean, running_var, mean, var, input.sym_numel() / input.sym_size(1), momentum,
+        /*bump_versions=*/false);
   }
   return output;
 }
@@ -136,7 +138,7 @@ at::Tensor instance_norm_prelu_entry(
     bool use_input_stats,
     double momentum,
     double eps) {
-  if (is_foreign(input, slope, {running_mean, running_var, weight, bias})) {
+  if (any_is_foreign(input, slope, {running_mean, running_var, weight, bias})) {
     const at::Tensor z = at::instance_norm(
         input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps,
         at::globalContext().userEnabledCuDNN());
@@ -153,7 +155,9 @@ at::Tensor instance_norm_prelu_entry(
   auto [output, mean, var] = norm_prelu(input, slope, weight, bias, eps, /*instance=*/true);
   if (is_defined(running_mean) && input.sym_numel() != 0) {
     const c10::SymInt count = input.sym_numel() / (input.sym_size(0) * input.sym_size(1));
-    update_running(running_mean, running_var, mean.mean(0), var.mean(0), count, momentum);
+    update_running(
+        running_mean, running_var, mean.mean(0), var.mean(0), count, momentum,
+        /*bump_versions=*/true);
   }
   return output;
 }
@@ -198,8 +202,13 @@ TORCH_LIBRARY_IMPL(torch_ext, CompositeImplicitAutograd, m) {
   m.impl("instance_norm_prelu", instance_norm_prelu_entry);
 }
 
-// torch.func's vmap: taken apart like PyTorch's own norms.
+// torch.func's vmap and functionalize: taken apart like PyTorch's own norms.
 TORCH_LIBRARY_IMPL(torch_ext, FuncTorchBatchedDecomposition, m) {
+  m.impl("batch_norm_prelu", batch_norm_prelu_entry);
+  m.impl("instance_norm_prelu", instance_norm_prelu_entry);
+}
+
+TORCH_LIBRARY_IMPL(torch_ext, Functionalize, m) {
   m.impl("batch_norm_prelu", batch_norm_prelu_entry);
   m.impl("instance_norm_prelu", instance_norm_prelu_entry);
 }

@@ -24,7 +24,7 @@
 #include <string>
 #include <vector>
 
-#include "ops/prelu_foreign.h"
+#include "ops/tensors.h"
 
 namespace torch_ext {
 namespace {
@@ -48,18 +48,10 @@ bool is_being_recorded() {
   });
 }
 
-bool has_kernels_for(const at::Tensor& tensor) {
-#if defined(TORCH_EXT_WITH_CUDA)
-  return tensor.is_cpu() || tensor.is_cuda();
-#else
-  return tensor.is_cpu();
-#endif
-}
-
 // What PyTorch's operator treats differently from ours, or refuses in other words, is left to
 // PyTorch.
-bool is_ours(const at::Tensor& input, const at::Tensor& weight) {
-  return !is_foreign(input, weight) && has_kernels_for(input) &&
+bool is_served(const at::Tensor& input, const at::Tensor& weight) {
+  return has_kernels_for(input) && !input.is_meta() && is_ours(weight) &&
          input.device() == weight.device() && input.scalar_type() == weight.scalar_type() &&
          !is_being_recorded();
 }
@@ -67,7 +59,7 @@ bool is_ours(const at::Tensor& input, const at::Tensor& weight) {
 // No path from here leads back to aten::prelu: PyTorch's kernel and our operator's own fallback
 // both call aten::_prelu_kernel.
 at::Tensor prelu_switched(const at::Tensor& input, const at::Tensor& weight) {
-  if (open_overrides().load(std::memory_order_relaxed) > 0 && is_ours(input, weight)) {
+  if (open_overrides().load(std::memory_order_relaxed) > 0 && is_served(input, weight)) {
     return torch_ext::prelu(input, weight);
   }
   return at::compositeimplicitautograd::prelu(input, weight);

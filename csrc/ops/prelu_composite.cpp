@@ -8,21 +8,17 @@
 #include <torch/library.h>
 
 #include "ops/prelu_args.h"
+#include "ops/tensors.h"
 
 namespace torch_ext {
 namespace {
-
-// 16-bit data is computed in float32 and rounded once at the end, as in the kernels.
-at::ScalarType acc_dtype(const at::Tensor& input) {
-  return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
 
 // 1 or the slope, per element. `x * local_slope` is the definition of PReLU in a form whose
 // derivatives by PyTorch's own rules keep the contract: x * 1 and g * 1 are exact to the sign of
 // zero, and the weight's share of g * x passes through a select, never through a multiplication by
 // 0.
 at::Tensor local_slope(const at::Tensor& input, const at::Tensor& weight) {
-  return at::where(input > 0, 1, along_channels(weight.to(acc_dtype(input)), input.dim()));
+  return at::where(input > 0, 1, along_channels(weight.to(compute_dtype(input)), input.dim()));
 }
 
 at::Tensor keep_non_positive(const at::Tensor& input, const at::Tensor& values) {
@@ -64,7 +60,7 @@ at::Tensor along_channels(const at::Tensor& weight, int64_t dim) {
 
 at::Tensor prelu_composite(const at::Tensor& input, const at::Tensor& weight) {
   check_prelu_args(input, weight, "prelu");
-  return times_local_slope(input.to(acc_dtype(input)), input, weight).to(input.scalar_type());
+  return times_local_slope(input.to(compute_dtype(input)), input, weight).to(input.scalar_type());
 }
 
 std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
@@ -74,13 +70,13 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
     std::array<bool, 2> output_mask) {
   check_prelu_args(input, weight, "prelu_backward");
   check_grad_output(grad_output, input);
-  const at::Tensor g = grad_output.to(acc_dtype(input));
+  const at::Tensor g = grad_output.to(compute_dtype(input));
   at::Tensor grad_input, grad_weight;
   if (output_mask[0]) {
     grad_input = times_local_slope(g, input, weight).to(input.scalar_type());
   }
   if (output_mask[1]) {
-    grad_weight = sum_to_weight(keep_non_positive(input, input.to(acc_dtype(input)) * g), weight);
+    grad_weight = sum_to_weight(keep_non_positive(input, input.to(compute_dtype(input)) * g), weight);
   }
   return {grad_input, grad_weight};
 }
@@ -92,7 +88,7 @@ std::array<at::Tensor, 3> prelu_double_backward(
     const at::Tensor& input,
     const at::Tensor& weight,
     std::array<bool, 3> wanted) {
-  const at::ScalarType acc = acc_dtype(input);
+  const at::ScalarType acc = compute_dtype(input);
   const at::Tensor g = grad_output.to(acc);
   at::Tensor by_grad_output, by_input, by_weight;
   if (grad_grad_input.defined()) {

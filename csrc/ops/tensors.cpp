@@ -25,6 +25,18 @@ bool is_ours(const at::Tensor& tensor) {
          (tensor.is_cpu() || tensor.is_cuda() || tensor.is_meta());
 }
 
+bool has_kernels_for(const at::Tensor& tensor) {
+#if defined(TORCH_EXT_WITH_CUDA)
+  return is_ours(tensor);
+#else
+  return is_ours(tensor) && !tensor.is_cuda();
+#endif
+}
+
+at::ScalarType compute_dtype(const at::Tensor& input) {
+  return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
 at::Tensor empty_output(const at::Tensor& input) {
   return at::empty_like(input);
 }

@@ -5,16 +5,33 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 #include "kernels/channel_values.h"
 #include "kernels/channel_view.h"
 
 namespace torch_ext {
+
+inline bool is_defined(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() && tensor->defined();
+}
+
+// Undefined if there is none.
+inline at::Tensor tensor_of(const std::optional<at::Tensor>& tensor) {
+  return tensor.value_or(at::Tensor());
+}
 
 // Strided memory of ordinary numbers, on whatever device.
 bool is_plain(const at::Tensor& tensor);
 
 // Plain, and on a device for which we have kernels (or Meta).
 bool is_ours(const at::Tensor& tensor);
+
+// Ours, and the device is one that this library was built for (or Meta).
+bool has_kernels_for(const at::Tensor& tensor);
+
+// Sums, statistics and everything between: float32 for 16-bit and float32 data, else float64.
+at::ScalarType compute_dtype(const at::Tensor& input);
 
 // Uninitialised, in the layout of input's gradient and of the output. Real and Meta kernels both
 // call it, so predicted and real strides cannot differ.

@@ -52,7 +52,7 @@ BINARY = INSTALL + "python{0} python{0}-venv python{0}-dev"
 FREE_THREADED = f"""
 command -v python3.13t && exit
 {INSTALL} dpkg-dev pkgconf libssl-dev zlib1g-dev libffi-dev libbz2-dev liblzma-dev libsqlite3-dev
-mkdir -p /usr/src/python && cd /usr/src/python && apt-get source -qq python3.13 && cd python3.13-*/
+mkdir -p /usr/src/python && cd /usr/src/python && apt-get source -qq --download-only python3.13 && tar -xf python3.13_*.orig.tar.xz && cd Python-3.13*/
 CFLAGS=-O1 ./configure -q --disable-gil --disable-test-modules
 make -s -j${{MAX_JOBS:-2}} && make -s altinstall
 """

@@ -199,7 +199,7 @@ class Columns {
     const int64_t inner = plan_.view().inner;
     const int64_t channels = task.channels.size();
     compute_t* const values = state.values;
-    unrolled<Op::kParams>(TORCH_EXT_UNROLLED(p) {
+    for (int p = 0; p < Op::kParams; ++p) {
       const ChannelInput<scalar_t> param = operands_.params[p];
       for (int64_t c = 0; c < channels; ++c) {
         values[c] = param[task.channels.first + c];
@@ -222,7 +222,7 @@ class Columns {
         const typename P::Widened lanes = P::from_natural(natural);
         unrolled<P::kVectors>(TORCH_EXT_UNROLLED(v) { state.params[pack][v][p] = lanes[v]; });
       }
-    });
+    }
   }
 
   // A row of `width` columns.
