@@ -2,12 +2,15 @@
 
 import itertools
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from torch_ext.swap_report import SwapReport
 
 COMPILED = "a ScriptModule, whose compiled code cannot be changed"
 REFUSED = "refused by filter_fn"
@@ -109,3 +112,22 @@ def tensors_around(
         for tensor in itertools.chain(around.parameters(), around.buffers()):
             if tensor.is_floating_point() and tensor not in without:
                 yield tensor
+
+
+def changeable_modules(
+    model: nn.Module, operator: str, report: SwapReport
+) -> Iterator[tuple[str, nn.Module]]:
+    """Each module once, except ScriptModules; those that run `operator` are reported."""
+    compiled = []
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield name, module
+        elif f"{operator}(" in compiled_code(module):
+            compiled.append(name or "(root)")
+            report._skip(name, module, COMPILED)
+    if compiled:
+        warnings.warn(
+            f"ScriptModules keep running {operator}: {', '.join(compiled)}. "
+            "Swap first, then script or trace.",
+            stacklevel=3,
+        )

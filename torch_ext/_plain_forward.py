@@ -1,4 +1,4 @@
-"""Whether a ``forward`` computes ``prelu(input, self.weight)`` and nothing else.
+"""Whether a PReLU may be exchanged: its ``forward`` computes ``prelu(input, self.weight)`` and nothing else.
 
 torch.fx traces it in training and in evaluation mode. Both graphs must consist of that one call,
 and tracing must have changed no attribute of the module or its class, drawn no random numbers and
@@ -12,6 +12,7 @@ causes twice; and decisions by anything but the training flag (another attribute
 import collections
 import contextlib
 import copy
+import inspect
 import random
 import types
 from collections.abc import Iterator, Mapping
@@ -24,12 +25,32 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from torch_ext._example import random_state_kept
-from torch_ext._modules import first_line, without_hooks
+from torch_ext._modules import (
+    ON_THE_INSTANCE,
+    first_line,
+    has_forward_on_the_instance,
+    own_forward,
+    without_hooks,
+)
 
 # (torch.nn.functional.prelu is the first.)
 _PRELU = (torch.prelu, torch.ops.aten.prelu, torch.ops.aten.prelu.default)
 
 _DEVICES = ("cpu", "cuda")
+
+
+def prelu_obstacle(module: PyTorchPReLU, trusted: tuple[type[nn.PReLU], ...] = ()) -> str | None:
+    """Why another class would change what this module computes, or change nothing at all."""
+    if has_forward_on_the_instance(module):
+        return ON_THE_INSTANCE
+    kinds = {each.kind for each in inspect.signature(type(module).forward).parameters.values()}
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        return f"{type(module).__name__}.forward takes its input by keyword only"
+    cls = own_forward(module, (PyTorchPReLU, *trusted))
+    if cls is not None and (finding := why_not_plain(module)):
+        what = f"{cls.__name__}.forward is not just prelu(input, self.weight)"
+        return f"{what}: it {finding}; also= swaps it anyway"
+    return None
 
 
 def why_not_plain(module: PyTorchPReLU) -> str | None:

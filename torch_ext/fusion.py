@@ -12,11 +12,11 @@ from torch.nn.utils import parametrize
 
 from torch_ext._deferred import finish
 from torch_ext._example import ExampleInputs, check_example_inputs, run_once
-from torch_ext._modules import REFUSED, check_filter_fn, check_model
+from torch_ext._modules import REFUSED, changeable_modules, check_filter_fn, check_model
 from torch_ext._norm_calls import KINDS, arguments, fused, is_plain_eager, is_undisturbed, slope_for
 from torch_ext._norm_twins import NORMS, known_norm, norm_obstacle, norm_twin, stands_for_a_norm
+from torch_ext._plain_forward import prelu_obstacle
 from torch_ext._twins import BEHIND_NORM, ORIGINAL, fused_class, is_fused, original_class
-from torch_ext.replace import changeable_modules, prelu_obstacle
 from torch_ext.swap_report import SwapReport
 
 __all__ = ["NormPReLU", "fuse_norm_prelu", "norm_prelu"]

@@ -11,8 +11,6 @@ from torch_ext.prelu import prelu
 
 __all__ = ["batch_norm_prelu", "instance_norm_prelu"]
 
-# (torch.compiler.is_exporting() itself is true in all that Dynamo of torch 2.11 traces.)
-
 # The packets, as for prelu: looked up once, and the only form that TorchScript knows.
 _batch_norm_prelu: Callable[..., Tensor] = torch.ops.torch_ext.batch_norm_prelu
 _instance_norm_prelu: Callable[..., Tensor] = torch.ops.torch_ext.instance_norm_prelu
@@ -68,7 +66,9 @@ def batch_norm_prelu(
         torch.Size([8, 64, 28, 28])
     """
     if not is_scripting():  # noqa: SIM102  (TorchScript would compile what follows an "and")
-        if torch.compiler._is_exporting_flag:  # a program for others has PyTorch's norm
+        # A program for others has PyTorch's norm. (By the flag, because is_exporting() is true in all that Dynamo of
+        # torch 2.11 traces.)
+        if torch.compiler._is_exporting_flag:
             norm = (running_mean, running_var, weight, bias, training, momentum, eps)
             return prelu(F.batch_norm(input, *norm), slope)
     return _batch_norm_prelu(
@@ -113,7 +113,9 @@ def instance_norm_prelu(
         torch.Size([2, 32, 48, 48])
     """
     if not is_scripting():  # noqa: SIM102  (TorchScript would compile what follows an "and")
-        if torch.compiler._is_exporting_flag:  # a program for others has PyTorch's norm
+        # A program for others has PyTorch's norm. (By the flag, because is_exporting() is true in all that Dynamo of
+        # torch 2.11 traces.)
+        if torch.compiler._is_exporting_flag:
             norm = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
             return prelu(F.instance_norm(input, *norm), slope)
     return _instance_norm_prelu(

@@ -5,9 +5,7 @@ objects. Optimizers, hooks, wrappers, tied weights and the root of the model are
 affected.
 """
 
-import inspect
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -16,18 +14,16 @@ from torch.nn.utils import parametrize
 
 from torch_ext._deferred import finish
 from torch_ext._modules import (
-    COMPILED,
     ON_THE_INSTANCE,
     REFUSED,
+    changeable_modules,
     check_filter_fn,
     check_model,
-    compiled_code,
     has_forward_on_the_instance,
-    own_forward,
     tensors_around,
 )
 from torch_ext._norm_twins import original_norm, stands_for_a_norm
-from torch_ext._plain_forward import why_not_plain
+from torch_ext._plain_forward import prelu_obstacle
 from torch_ext._prelu_uses import OURS, PYTORCHS, functional_uses
 from torch_ext._twins import fused_class, is_fused, original_class
 from torch_ext.swap_report import SwapReport
@@ -162,41 +158,8 @@ def _check_also(also: Iterable[type[nn.PReLU]]) -> tuple[type[nn.PReLU], ...]:
     return classes
 
 
-def changeable_modules(
-    model: nn.Module, operator: str, report: SwapReport
-) -> Iterator[tuple[str, nn.Module]]:
-    """Each module once, except ScriptModules; those that run `operator` are reported."""
-    compiled = []
-    for name, module in model.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            yield name, module
-        elif f"{operator}(" in compiled_code(module):
-            compiled.append(name or "(root)")
-            report._skip(name, module, COMPILED)
-    if compiled:
-        warnings.warn(
-            f"ScriptModules keep running {operator}: {', '.join(compiled)}. "
-            "Swap first, then script or trace.",
-            stacklevel=3,
-        )
-
-
 def apply_swaps(swaps: list[tuple[str, nn.Module, type]], report: SwapReport) -> SwapReport:
     """Carries out the swaps. Called last, so that an earlier error leaves the model unchanged."""
     for name, module, cls in swaps:
         report._swap(name, module, cls)
     return report
-
-
-def prelu_obstacle(module: PyTorchPReLU, trusted: tuple[type[nn.PReLU], ...] = ()) -> str | None:
-    """Why another class would change what this module computes, or change nothing at all."""
-    if has_forward_on_the_instance(module):
-        return ON_THE_INSTANCE
-    kinds = {each.kind for each in inspect.signature(type(module).forward).parameters.values()}
-    if inspect.Parameter.KEYWORD_ONLY in kinds:
-        return f"{type(module).__name__}.forward takes its input by keyword only"
-    cls = own_forward(module, (PyTorchPReLU, *trusted))
-    if cls is not None and (finding := why_not_plain(module)):
-        what = f"{cls.__name__}.forward is not just prelu(input, self.weight)"
-        return f"{what}: it {finding}; also= swaps it anyway"
-    return None
