@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -387,3 +389,22 @@ def test_a_result_that_is_deleted_under_a_mode_updates_the_statistics():
     with FakeTensorMode():
         del z
     torch.testing.assert_close(norm.running_mean, plain.running_mean)
+
+
+def test_threads_that_share_a_model_do_not_disturb_one_another():
+    model = changed(pair().eval())
+    inputs = [X + i for i in range(8)]
+    with torch.no_grad():
+        expected = [model(x) for x in inputs]
+        start = threading.Barrier(len(inputs))
+
+        def work(x):
+            start.wait()
+            with torch.no_grad():
+                return [model(x) for _ in range(200)]
+
+        with ThreadPoolExecutor(len(inputs)) as pool:
+            made, results = calls_of(lambda: [*pool.map(work, inputs)])
+    assert made == 8 * 200
+    for one, other in zip(results, expected, strict=True):
+        assert all(torch.equal(result, other) for result in one)

@@ -11,8 +11,8 @@ What is right about it, whatever happens in between:
 - Statistics are updated once for each call of the norm, before its module is called, asked for them,
   saved, copied, cast or loaded: when the result is fused or settled, or else when it is deleted. (Not before
   they are read from a buffer that was fetched earlier, or through ``buffers()``.)
-- An input, Parameters or statistics that were changed in place meanwhile are noticed by their versions and
-  addresses. (A change through ``.data`` or NumPy, which PyTorch does not notice either, is not.)
+- An input, Parameters or statistics that were changed in place meanwhile are noticed by their versions, and by
+  the addresses of Parameters. (A change through ``.data`` or NumPy, which PyTorch does not notice either, is not.)
 - The graph is that of the norm's call: its grad mode counts, and a PReLU under another one stays alone.
   Nobody who records or transforms what is computed later, by modes, hooks, tracing or torch.func, sees it.
 - What cannot see ``__torch_function__`` (code in C++ that bypasses Python) meets a tensor of the meta device
@@ -23,6 +23,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -47,7 +48,6 @@ from torch_ext._norm_calls import (
 
 _forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _grad_enabled = torch._C.is_grad_enabled
-_address: Callable[[Tensor], int] = getattr(torch._C, "_data_address")  # noqa: B009  (data_ptr() copies lazy clones)
 
 REMEDY = "leave this norm out by filter_fn of torch_ext.fuse_norm_prelu, or give it example_inputs"
 
@@ -56,31 +56,35 @@ class Call:
     """One call of a norm: all that its result depends on, and what has become of it."""
 
     __slots__ = (
-        *("__weakref__", "arguments", "done", "fused", "grad", "input", "key", "result"),
+        "arguments",
+        "done",
+        "fused",
+        "grad",
+        "input",
+        "instance",
+        "norm",
+        "thread",
         "versions",
     )
 
-    result: "weakref.ref[Deferred]"
-
     def __init__(
-        self, key: tuple[int, bool], x: Tensor, arguments: Arguments, versions: tuple[int, ...]
+        self, norm: nn.Module, x: Tensor, arguments: Arguments, versions: tuple[int, ...]
     ) -> None:
-        self.key = key  # the norm by its identity, and whether it is an instance norm
+        self.norm, self.thread = id(norm), get_ident()
+        self.instance = KINDS[getattr(type(norm), KNOWN)].instance
         self.input = x
         self.arguments = arguments
         self.versions = versions
         self.grad = _grad_enabled()
         self.fused = False
         self.done = False  # with the statistics, or it cannot be computed any more
-        if arguments.running_mean is not None:
-            _pending[key[0]] = weakref.ref(self)
 
     def fuse(self, slope: Tensor) -> Tensor:
         """Norm and PReLU by one operator."""
         self.check()
         self.fused = True
         self._leave()
-        return fused(self.key[1], self.input, slope, self.arguments)
+        return fused(self.instance, self.input, slope, self.arguments)
 
     def compute(self) -> Tensor:
         """What the norm would have returned."""
@@ -100,7 +104,7 @@ class Call:
             given = self.arguments
             if self.fused and updates_statistics(given):  # that was once already
                 given = given._replace(running_mean=None, running_var=None)
-            result = normed(self.key[1], self.input, given)
+            result = normed(self.instance, self.input, given)
         self.done = True
         return result
 
@@ -113,7 +117,7 @@ class Call:
         if self.has_changed():
             self.done = True
             self._leave()
-            is_input = self.versions[:2] != _versions(self.input, self.arguments)[:2]
+            is_input = self.versions[0] != self.input._version
             raise RuntimeError(
                 f"{'the input' if is_input else 'a Parameter or a statistic'} of a norm was changed in "
                 "place before its result was used. By torch_ext.fuse_norm_prelu this norm is computed only "
@@ -122,9 +126,10 @@ class Call:
 
     def _leave(self) -> None:
         """It is no longer the norm's pending call, if it has been."""
-        reference = _pending.get(self.key[0])
-        if reference is not None and reference() in (self, None):
-            del _pending[self.key[0]]
+        if (reference := _pending.get(self.norm)) is not None:
+            result = reference()
+            if result is None or result._call is self:
+                del _pending[self.norm]
 
     def __del__(self) -> None:
         if self.fused or self.done or sys.is_finalizing():
@@ -134,24 +139,24 @@ class Call:
             try:
                 self.check()
                 with unobserved():
-                    update_statistics(self.key[1], self.input, self.arguments)
+                    update_statistics(self.instance, self.input, self.arguments)
             except Exception as error:  # noqa: BLE001  (nobody could catch it)
                 warnings.warn(f"running statistics were not updated: {error}", stacklevel=2)
 
 
-# The last call of each norm that has not read or updated its statistics yet, by the norm's identity.
-_pending: dict[int, weakref.ref[Call]] = {}
+# The result of the last call of each norm that has not read or updated its statistics yet, by the norm's identity.
+_pending: "dict[int, weakref.ref[Deferred]]" = {}
 
 
 def finish(norm: nn.Module, only_updates: bool = False) -> None:
     """Has the norm's last call done with its statistics, or brings them up to date."""
-    if not _pending:
-        return
     reference = _pending.get(id(norm))
-    call = None if reference is None else reference()
-    result = None if call is None else call.result()
-    if call is None or result is None:
+    result = None if reference is None else reference()
+    if result is None:
         return
+    call = result._call
+    if not torch.compiler.is_dynamo_compiling() and call.thread != get_ident():
+        return  # another thread, which shares the model, is about to use it
     # (What was changed cannot be settled. That is an error now only if statistics are missing.)
     if updates_statistics(call.arguments) or not (only_updates or call.has_changed()):
         settle(result)
@@ -160,11 +165,14 @@ def finish(norm: nn.Module, only_updates: bool = False) -> None:
 def _versions(x: Tensor, arguments: Arguments) -> tuple[int, ...]:
     """Of what the result depends on; not of statistics that the call itself is to update."""
     mean, var, weight, bias, training, _, _ = arguments
-    read = [x, weight, bias] if training else [x, weight, bias, mean, var]
-    versions: list[int] = []
-    for tensor in read:
-        if tensor is not None:
-            versions += (tensor._version, _address(tensor))
+    versions = [x._version]
+    for tensor in (weight, bias):
+        if (
+            tensor is not None
+        ):  # (An input in other memory is another tensor. A Parameter gets new data.)
+            versions += (tensor._version, tensor.data_ptr())
+    if not (training or mean is None or var is None):
+        versions += (mean._version, var._version)
     return tuple(versions)
 
 
@@ -213,9 +221,10 @@ class Deferred(Tensor):
 
 def deferred(call: Call) -> Deferred:
     """The tensor that stands for a call's result."""
-    made: Deferred = _make(Deferred, call.input.shape, device="meta")
+    made: Deferred = _make(Deferred, call.input.shape, device=_META)
     made._call = call
-    call.result = weakref.ref(made)
+    if call.arguments.running_mean is not None:
+        _pending[call.norm] = weakref.ref(made)
     return made
 
 
@@ -227,6 +236,7 @@ def settle(result: Deferred) -> Tensor:
     return result
 
 
+_META = torch.device("meta")
 _make: Any = Tensor._make_wrapper_subclass
 _swap: Callable[[Tensor, Tensor], None] = torch._C._swap_tensor_impl
 
@@ -253,7 +263,8 @@ def call_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_dynamo_compiling() or len(args) != 1 or kwargs:
         return nn.Module.__call__(self, *args, **kwargs)
     [x] = args
-    finish(self)
+    if _pending:
+        finish(self)
     if type(x) is Deferred:
         settle(x)
     if (
@@ -269,7 +280,7 @@ def call_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
                 versions = _versions(x, found)
             except RuntimeError:  # tensors of inference mode do not tell that they were changed
                 return normed(kind.instance, x, found)
-            return deferred(Call((id(self), kind.instance), x, found, versions))
+            return deferred(Call(self, x, found, versions))
     return nn.Module.__call__(self, x)
 
 

@@ -202,10 +202,13 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
         if tracked and mean is None:
             return None
         return Arguments(mean, var, weight, bias, training or not tracked, factor, norm.eps)
-    if training and tracked and (count := norm.num_batches_tracked) is not None:
-        count.add_(1)
-        if momentum is None:
-            factor = 1.0 / float(count)
+    if training and tracked:
+        name = "num_batches_tracked"
+        count = buffers[name] if name in buffers else getattr(norm, name)
+        if count is not None:
+            count.add_(1)
+            if momentum is None:
+                factor = 1.0 / float(count)
     if training and not tracked:
         mean = var = None
     return Arguments(mean, var, weight, bias, training or mean is None, factor, norm.eps)
