@@ -57,10 +57,12 @@ CFLAGS=-O1 ./configure -q --disable-gil --disable-test-modules
 make -s -j${{MAX_JOBS:-2}} && make -s altinstall
 """
 
-# What has no wheel for it is taken in an older version. (The Makefile uses an environment that has what it needs.)
+# What has no wheel for it is taken in an older version, or left out, as mypy. (The Makefile uses an environment that has
+# what it needs.)
 FREE_THREADED_TOOLS = """
 {python} -m venv {venv}
-sed '/^hypothesis==/{{s/==.*//; s/$/<6.150/}}' {source}/tests/requirements.txt | sort -u > /tmp/requirements.txt
+sed 's/^hypothesis==.*/hypothesis<6.150/; s/^matplotlib==.*/matplotlib<3.11/; /^mypy/d' \\
+  {source}/tests/requirements.txt | sort -u > /tmp/requirements.txt
 {venv}/bin/pip install -q torch=={torch} -r /tmp/requirements.txt
 """
 
