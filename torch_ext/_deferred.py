@@ -166,11 +166,10 @@ def _versions(x: Tensor, arguments: Arguments) -> tuple[int, ...]:
     """Of what the result depends on; not of statistics that the call itself is to update."""
     mean, var, weight, bias, training, _, _ = arguments
     versions = [x._version]
-    for tensor in (weight, bias):
-        if (
-            tensor is not None
-        ):  # (An input in other memory is another tensor. A Parameter gets new data.)
-            versions += (tensor._version, tensor.data_ptr())
+    # (Parameters are given other memory by `weight.data = ...`, which does not show in their versions.)
+    for parameter in (weight, bias):
+        if parameter is not None:
+            versions += (parameter._version, parameter.data_ptr())
     if not (training or mean is None or var is None):
         versions += (mean._version, var._version)
     return tuple(versions)
