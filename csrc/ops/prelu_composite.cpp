@@ -76,7 +76,8 @@ std::tuple<at::Tensor, at::Tensor> prelu_backward_composite(
     grad_input = times_local_slope(g, input, weight).to(input.scalar_type());
   }
   if (output_mask[1]) {
-    grad_weight = sum_to_weight(keep_non_positive(input, input.to(compute_dtype(input)) * g), weight);
+    grad_weight =
+        sum_to_weight(keep_non_positive(input, input.to(compute_dtype(input)) * g), weight);
   }
   return {grad_input, grad_weight};
 }
