@@ -22,12 +22,14 @@ What is right about it, whatever happens in between:
 import sys
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from torch_ext._norm_calls import (
     DROPOUTS,
@@ -48,64 +50,61 @@ from torch_ext._norm_calls import (
 
 _forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _grad_enabled = torch._C.is_grad_enabled
+is_inference_mode_enabled = torch.is_inference_mode_enabled
 
-REMEDY = "leave this norm out by filter_fn of torch_ext.fuse_norm_prelu, or give it example_inputs"
+REMEDY = (
+    "leave this norm out by filter_fn of torch_ext.fuse_norm_prelu, or, if no PReLU follows it, call "
+    "fuse_norm_prelu with example_inputs"
+)
 
 
 class Call:
     """One call of a norm: all that its result depends on, and what has become of it."""
 
     __slots__ = (
-        "arguments",
-        "done",
-        "fused",
-        "grad",
-        "input",
-        "instance",
-        "norm",
-        "thread",
-        "versions",
+        *("arguments", "counted", "fused", "grad", "has_graph", "input", "instance", "lock"),
+        *("norm", "thread", "versions"),
     )
 
-    def __init__(
-        self, norm: nn.Module, x: Tensor, arguments: Arguments, versions: tuple[int, ...]
-    ) -> None:
-        self.norm, self.thread = id(norm), get_ident()
-        self.instance = KINDS[getattr(type(norm), KNOWN)].instance
+    def __init__(self, norm: nn.Module, instance: bool, x: Tensor, arguments: Arguments) -> None:
+        self.norm = weakref.ref(norm)
+        self.instance = instance
         self.input = x
         self.arguments = arguments
-        self.versions = versions
+        self.versions = _versions(x, arguments)
         self.grad = _grad_enabled()
-        self.fused = False
-        self.done = False  # with the statistics, or it cannot be computed any more
+        mean, _, weight, bias, training, _, _ = arguments
+        self.has_graph = self.grad and (
+            x.requires_grad
+            or (weight is not None and weight.requires_grad)
+            or (bias is not None and bias.requires_grad)
+        )
+        self.fused = False  # by a PReLU
+        self.counted = mean is None or not training  # there is nothing to update
+        self.thread = get_ident()
+        self.lock = RLock()  # of those who may compute it
 
     def fuse(self, slope: Tensor) -> Tensor:
         """Norm and PReLU by one operator."""
         self.check()
-        self.fused = True
-        self._leave()
-        return fused(self.instance, self.input, slope, self.arguments)
+        result = fused(self.instance, self.input, slope, self.arguments)
+        self.fused = self.counted = True
+        return result
 
     def compute(self) -> Tensor:
         """What the norm would have returned."""
-        if torch.compiler.is_dynamo_compiling():
-            torch._dynamo.graph_break(
-                msg="a compiled part of a model was given the result of a norm outside of it that "
-                f"torch_ext.fuse_norm_prelu has changed: {REMEDY}, or compile the norm with it"
-            )
         self.check()
-        if self.grad and not _forward_grad_enabled() and not torch.is_inference_mode_enabled():
+        if self.has_graph and not _forward_grad_enabled() and not is_inference_mode_enabled():
             raise RuntimeError(
-                "the result of a norm that torch_ext.fuse_norm_prelu has changed was given to a "
-                f"torch.autograd.Function, which would lose its gradient: {REMEDY}"
+                f"the result of {self} was given to a torch.autograd.Function, which would lose its "
+                f"gradient: {REMEDY}"
             )
+        given = self.arguments
+        if self.counted and updates_statistics(given):
+            given = given._replace(running_mean=None, running_var=None)
         with unobserved(), torch.set_grad_enabled(self.grad):
-            self._leave()
-            given = self.arguments
-            if self.fused and updates_statistics(given):  # that was once already
-                given = given._replace(running_mean=None, running_var=None)
             result = normed(self.instance, self.input, given)
-        self.done = True
+        self.counted = True
         return result
 
     def has_changed(self) -> bool:
@@ -115,57 +114,80 @@ class Call:
     def check(self) -> None:
         """Raises if it cannot be computed any more."""
         if self.has_changed():
-            self.done = True
-            self._leave()
-            is_input = self.versions[0] != self.input._version
+            self.counted = True  # or never
+            what = "a Parameter or a statistic"
+            if self.versions[0] != self.input._version:
+                what = "the input"
             raise RuntimeError(
-                f"{'the input' if is_input else 'a Parameter or a statistic'} of a norm was changed in "
-                "place before its result was used. By torch_ext.fuse_norm_prelu this norm is computed only "
-                f"then, and the values that it needs are gone: {REMEDY}"
+                f"{what} of a norm was changed in place before its result was used. By "
+                f"torch_ext.fuse_norm_prelu {self} is computed only then, and the values that it needs are "
+                f"gone: {REMEDY}"
             )
 
-    def _leave(self) -> None:
-        """It is no longer the norm's pending call, if it has been."""
-        if (reference := _pending.get(self.norm)) is not None:
-            result = reference()
-            if result is None or result._call is self:
-                del _pending[self.norm]
+    def update_statistics(self) -> None:
+        """All that is left to do for a result that nobody uses. It depends on the input alone."""
+        if self.versions[0] != self.input._version:
+            self.check()
+        with unobserved():
+            update_statistics(self.instance, self.input, self.arguments)
+        self.counted = True
+
+    def keep_statistics(self) -> None:
+        """Of a norm in eval mode, before others change them. (It does not show in their versions.)"""
+        given = self.arguments
+        if (
+            not self.has_changed()
+            and given.running_mean is not None
+            and given.running_var is not None
+        ):
+            with unobserved(), torch.no_grad():
+                mean, var = given.running_mean.clone(), given.running_var.clone()
+            self.arguments = given._replace(running_mean=mean, running_var=var)
+            self.versions = _versions(self.input, self.arguments)
+
+    def __str__(self) -> str:
+        norm = self.norm()
+        return "the norm" if norm is None else f"{type(norm).__name__}({norm.num_features})"
 
     def __del__(self) -> None:
-        if self.fused or self.done or sys.is_finalizing():
+        if self.counted or sys.is_finalizing():
             return
-        self._leave()
-        if updates_statistics(self.arguments):
-            try:
-                self.check()
-                with unobserved():
-                    update_statistics(self.instance, self.input, self.arguments)
-            except Exception as error:  # noqa: BLE001  (nobody could catch it)
-                warnings.warn(f"running statistics were not updated: {error}", stacklevel=2)
+        try:
+            self.update_statistics()
+        except Exception as error:  # noqa: BLE001  (nobody could catch it)
+            warnings.warn(f"running statistics were not updated: {error}", stacklevel=2)
 
 
-# The result of the last call of each norm that has not read or updated its statistics yet, by the norm's identity.
-_pending: "dict[int, weakref.ref[Deferred]]" = {}
+# The result of the last call of each norm that uses running statistics, by the norm's identity.
+_last: "dict[int, weakref.ref[Deferred]]" = {}
 
 
-def finish(norm: nn.Module, only_updates: bool = False) -> None:
-    """Has the norm's last call done with its statistics, or brings them up to date."""
-    reference = _pending.get(id(norm))
+def finish(norm: nn.Module, calls_it: bool = False) -> None:
+    """Brings the norm's statistics up to date. `calls_it`: and its last call no longer reads them, because
+    the next one may change them."""
+    reference = _last.get(id(norm))
     result = None if reference is None else reference()
-    if result is None:
+    call = None if result is None else result.__dict__.get("_call")
+    if result is None or call is None or call.norm() is not norm:
         return
-    call = result._call
-    if not torch.compiler.is_dynamo_compiling() and call.thread != get_ident():
-        return  # another thread, which shares the model, is about to use it
-    # (What was changed cannot be settled. That is an error now only if statistics are missing.)
-    if updates_statistics(call.arguments) or not (only_updates or call.has_changed()):
-        settle(result)
+    if not call.counted:
+        if torch.compiler.is_dynamo_compiling():
+            _break_the_graph()
+        with call.lock:
+            if not call.counted and type(result) is Deferred:
+                # (What was changed cannot be settled. That is an error only if it is used.)
+                call.update_statistics() if call.has_changed() else settle(result)
+    elif calls_it and not updates_statistics(call.arguments) and call.thread == get_ident():
+        if call.fused:
+            call.keep_statistics()
+        elif not call.has_changed():
+            settle(result)
 
 
 def _versions(x: Tensor, arguments: Arguments) -> tuple[int, ...]:
     """Of what the result depends on; not of statistics that the call itself is to update."""
     mean, var, weight, bias, training, _, _ = arguments
-    versions = [x._version]
+    versions = [x._version, x.requires_grad]
     # (Parameters are given other memory by `weight.data = ...`, which does not show in their versions.)
     for parameter in (weight, bias):
         if parameter is not None:
@@ -184,6 +206,16 @@ _SHAPE: dict[Any, Callable[..., Any]] = {
     Tensor.size: lambda shape, dim=None: shape if dim is None else shape[dim],
     Tensor.numel: lambda shape: shape.numel(),
 }
+
+
+# What asks for the gradient of a tensor.
+_OF_GRADIENTS = (
+    Tensor.register_hook,
+    Tensor.retain_grad,
+    torch.autograd.grad,
+    torch.autograd.backward,
+    torch.autograd.graph.get_gradient_edge,
+)
 
 
 class Deferred(Tensor):
@@ -206,6 +238,8 @@ class Deferred(Tensor):
                 return _SHAPE[func](first._call.input.shape, *args[1:], **kwargs)
             if func in DROPOUTS and does_nothing(*args, **kwargs):
                 return first
+        if func in _OF_GRADIENTS:
+            tree_map_only(Deferred, _check_gradient, (args, kwargs))
         return func(*_settled(args), **_settled(kwargs))
 
     @classmethod
@@ -218,24 +252,67 @@ class Deferred(Tensor):
         )
 
 
-def deferred(call: Call) -> Deferred:
-    """The tensor that stands for a call's result."""
-    made: Deferred = _make(Deferred, call.input.shape, device=_META)
+def deferred(norm: nn.Module, call: Call) -> Deferred:
+    """The tensor that stands for the result of a norm's call.
+
+    It requires a gradient where that does, which a torch.autograd.Function that has handed it on without looking could
+    compute: the gradient would be lost, so there is an error.
+    """
+    x = call.input
+    made: Deferred = _make(
+        Deferred, x.shape, dtype=x.dtype, device=_META, requires_grad=call.has_graph
+    )
     made._call = call
+    if call.has_graph:
+        with _AsTensor():
+            made._backward_hooks = _LOST
     if call.arguments.running_mean is not None:
-        _pending[call.norm] = weakref.ref(made)
+        _last[id(norm)] = weakref.ref(made)
     return made
 
 
 def settle(result: Deferred) -> Tensor:
     """Makes it the ordinary tensor that the norm would have returned. Its call is then forgotten."""
-    _swap(result, result._call.compute())
-    del result._call
-    result.__class__ = Tensor  # type: ignore[assignment]
+    if torch.compiler.is_dynamo_compiling():
+        _break_the_graph()
+    call = result.__dict__.get("_call")
+    if call is not None:
+        with call.lock:
+            if type(result) is Deferred:  # and no other thread has done it
+                _swap(result, call.compute())
+                result.__class__ = Tensor  # type: ignore[assignment]
+                result._backward_hooks = (
+                    None  # (A Function that has the unsettled tensor keeps its own.)
+                )
+                del result._call
     return result
 
 
+def _break_the_graph() -> None:
+    torch._dynamo.graph_break(
+        msg="a compiled part of a model was given the result of a norm outside of it that "
+        f"torch_ext.fuse_norm_prelu has changed: {REMEDY}, or compile the norm with it"
+    )
+
+
+def _check_gradient(result: Deferred) -> None:
+    if result._call.fused and result._call.has_graph:
+        raise RuntimeError(
+            f"the gradient of the result of {result._call} was asked for after a PReLU had used it. Both run as one "
+            f"operator, which has no such gradient: {REMEDY}"
+        )
+
+
+def _gradient_is_lost(_grad: Tensor) -> None:
+    raise RuntimeError(
+        "a torch.autograd.Function was given the result of a norm that torch_ext.fuse_norm_prelu has changed, "
+        f"and its gradient would be lost: {REMEDY}"
+    )
+
+
 _META = torch.device("meta")
+_LOST: Any = OrderedDict({0: _gradient_is_lost})  # hooks of tensors that are not settled
+_AsTensor: Any = torch._C.DisableTorchFunctionSubclass
 _make: Any = Tensor._make_wrapper_subclass
 _swap: Callable[[Tensor, Tensor], None] = torch._C._swap_tensor_impl
 
@@ -262,8 +339,9 @@ def call_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_dynamo_compiling() or len(args) != 1 or kwargs:
         return nn.Module.__call__(self, *args, **kwargs)
     [x] = args
-    if _pending:
-        finish(self)
+    last = _last.get(id(self))
+    if last is not None and last() is not None:
+        finish(self, calls_it=True)
     if type(x) is Deferred:
         settle(x)
     if (
@@ -276,10 +354,10 @@ def call_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = arguments(self, kind, x)
         if found is not None:
             try:
-                versions = _versions(x, found)
+                call = Call(self, kind.instance, x, found)
             except RuntimeError:  # tensors of inference mode do not tell that they were changed
                 return normed(kind.instance, x, found)
-            return deferred(Call(self, x, found, versions))
+            return deferred(self, call)
     return nn.Module.__call__(self, x)
 
 
@@ -288,14 +366,15 @@ def call_prelu(self: Any, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_dynamo_compiling():
         return nn.Module.__call__(self, *args, **kwargs)
     if len(args) == 1 and type(args[0]) is Deferred and not kwargs:
-        call: Call = args[0]._call
-        if (
-            not call.fused
-            and call.grad is _grad_enabled()
-            and is_undisturbed(self)
-            and may_defer()
-            and (slope := slope_for(self, call.input)) is not None
-        ):
-            return call.fuse(slope)
+        call = args[0].__dict__.get("_call")
+        if call is not None and is_undisturbed(self) and may_defer():
+            with call.lock:
+                if (
+                    type(args[0]) is Deferred
+                    and not call.fused
+                    and call.grad is _grad_enabled()
+                    and (slope := slope_for(self, call.input)) is not None
+                ):
+                    return call.fuse(slope)
     # Hooks and wrappers get an ordinary tensor: what autograd does with them bypasses Python.
     return nn.Module.__call__(self, *_settled(args), **_settled(kwargs))

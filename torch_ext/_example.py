@@ -76,5 +76,6 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                 module._buffers.update(named)
         with torch.no_grad():
             for tensor, version, value in values:
-                if tensor._version != version:
+                # (F.batch_norm does not tell by the version that it has changed running statistics.)
+                if tensor._version != version or not torch.equal(tensor, value):
                     tensor.copy_(value)

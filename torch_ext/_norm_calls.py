@@ -7,6 +7,7 @@ In any doubtful case PyTorch's modules compute the result, and raise their error
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -39,6 +40,11 @@ class Arguments(NamedTuple):
     training: bool  # whether the input's statistics are used
     momentum: float
     eps: float
+
+
+_arguments: Callable[[tuple[Any, ...]], Arguments] = functools.partial(
+    tuple.__new__, Arguments
+)  # in a third of the time
 
 
 class Kind(NamedTuple):
@@ -76,6 +82,8 @@ _tracing = torch._C._get_tracing_state
 _forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _set_tracing: Callable[[Any], None] = getattr(torch._C, "_set_tracing_state")  # noqa: B009
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_included = torch._C._dispatch_tls_is_dispatch_key_included
+_EXPORTS = torch._C.DispatchKey.PreDispatch  # there is a mode for what is above autograd
 _modes_of_export: Callable[[], int] = _len_torch_dispatch_stack_pre_dispatch
 _transforms = torch._C._functorch.peek_interpreter_stack
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
@@ -120,6 +128,7 @@ def may_defer() -> bool:
         _forward_grad_enabled()
         and _saved_tensors_hooks(False) is None
         and _dispatch_modes() == 0
+        and not _is_included(_EXPORTS)
         and _tracing() is None
         and _transforms() is None
         and forward_ad._current_level < 0
@@ -201,7 +210,7 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
     if kind.instance:
         if tracked and mean is None:
             return None
-        return Arguments(mean, var, weight, bias, training or not tracked, factor, norm.eps)
+        return _arguments((mean, var, weight, bias, training or not tracked, factor, norm.eps))
     if training and tracked:
         name = "num_batches_tracked"
         count = buffers[name] if name in buffers else getattr(norm, name)
@@ -211,7 +220,7 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
                 factor = 1.0 / float(count)
     if training and not tracked:
         mean = var = None
-    return Arguments(mean, var, weight, bias, training or mean is None, factor, norm.eps)
+    return _arguments((mean, var, weight, bias, training or mean is None, factor, norm.eps))
 
 
 def slope_for(prelu: Any, x: Tensor) -> Tensor | None:

@@ -103,7 +103,7 @@ def _statistic(name: str) -> Any:
     """A buffer; or, as on any module, a Parameter or an attribute that was put in its place."""
 
     def get(self: nn.Module) -> Tensor | None:
-        finish(self, only_updates=True)
+        finish(self)
         for place in (self._buffers, self.__dict__):
             if name in place:
                 return place[name]
@@ -123,7 +123,7 @@ def _finishing(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def finished(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        finish(self, only_updates=True)
+        finish(self)
         return method(self, *args, **kwargs)
 
     return finished

@@ -59,7 +59,7 @@ def norm_prelu(norm: nn.Module, prelu: nn.Module, input: Tensor) -> Tensor:
             and (slope := slope_for(prelu, input)) is not None
             and (type(prelu) is not PyTorchPReLU or slope.dtype is input.dtype)
         ):
-            finish(norm)
+            finish(norm, calls_it=True)
             found = arguments(norm, kind := KINDS[known], input)
             if found is not None:
                 return fused(kind.instance, input, slope, found)

@@ -57,13 +57,12 @@ CFLAGS=-O1 ./configure -q --disable-gil --disable-test-modules
 make -s -j${{MAX_JOBS:-2}} && make -s altinstall
 """
 
-# What has no wheel for it is taken in an older version, or left out, as mypy. (The Makefile uses an environment that has
-# what it needs.)
+# Not the pinned versions, but the newest that have a wheel for it, and no more than the tests use. (The Makefile leaves
+# an environment that has what it needs.)
 FREE_THREADED_TOOLS = """
 {python} -m venv {venv}
-sed 's/^hypothesis==.*/hypothesis<6.150/; s/^matplotlib==.*/matplotlib<3.11/; /^mypy/d' \\
-  {source}/tests/requirements.txt | sort -u > /tmp/requirements.txt
-{venv}/bin/pip install -q torch=={torch} -r /tmp/requirements.txt
+sed 's/[=;].*//; /^#/d; /^mypy/d; /^ruff/d; /^clang-format/d' {source}/tests/requirements.txt | sort -u > /tmp/tools
+{venv}/bin/pip install -q --only-binary=:all: torch=={torch} -r /tmp/tools
 """
 
 # Its argument is a folder with the package that this machine's Python has built.
