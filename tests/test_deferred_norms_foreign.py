@@ -9,6 +9,7 @@ from deferred import X, both, result
 from norm_pairs import assert_trains_like, calls_of, changed, pair
 from recorder import Recorder
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import torch_ext
 
@@ -183,3 +184,66 @@ def test_an_input_is_not_kept_once_the_result_was_used():
         z + 0
         del x
         assert kept() is None and z.norm() > 0
+
+
+class StraightThrough(torch.autograd.Function):
+    """Does not look at what gets the gradient."""
+
+    @staticmethod
+    def forward(ctx, hard, soft):
+        return hard.view_as(hard)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, grad
+
+
+def test_a_function_that_hands_a_result_on_without_looking_loses_no_gradient():
+    def forward(m, x):
+        soft = m.norm(x)
+        return m.prelu(StraightThrough.apply(torch.ones_like(X), soft))
+
+    model, fused = both(forward)
+    with pytest.raises(
+        RuntimeError, match="gradient would be lost: leave this norm out by filter_fn"
+    ):
+        fused(X).sum().backward()
+    model.requires_grad_(False)
+    with torch.no_grad():
+        torch.testing.assert_close(changed(model)(X), model(X))
+
+
+ASKED = {
+    "register_hook": lambda z, y: z.register_hook(lambda grad: None),
+    "retain_grad": lambda z, y: z.retain_grad(),
+    "autograd.grad": lambda z, y: torch.autograd.grad(y.sum(), z),
+    "backward": lambda z, y: torch.autograd.backward(y.sum(), inputs=[z]),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_the_gradient_of_a_result_after_its_prelu_is_an_error_and_before_it_is_right(ask):
+    model = changed(pair())
+    z = model[0](X)
+    y = model[1](z)
+    with pytest.raises(RuntimeError, match="was asked for after a PReLU had used it"):
+        ask(z, y)
+    z = model[0](X)
+    z.retain_grad()
+    count, y = calls_of(lambda: model[1](z))
+    ask(z, y)
+    assert count == 0 and z.requires_grad
+
+
+def test_a_result_has_the_dtype_of_the_input_for_whoever_does_not_compute_it():
+    norm = changed(pair().bfloat16())[0]
+    with torch.no_grad(), pytest.raises(RuntimeError, match="filter_fn"):
+        torch.as_tensor(norm(X.bfloat16()), dtype=torch.float32)
+
+
+def test_a_graph_above_autograd_has_the_norm():
+    norm = changed(pair().eval())[0]
+    with torch.no_grad():
+        graph = make_fx(lambda x: norm(x) + 1, pre_dispatch=True)(X).graph
+    called = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert called == ["aten.batch_norm.default", "aten.add.Tensor"]

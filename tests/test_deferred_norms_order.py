@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torch_ext
+from torch_ext import _norm_calls
 
 pytestmark = pytest.mark.contract
 
@@ -408,3 +409,90 @@ def test_threads_that_share_a_model_do_not_disturb_one_another():
     assert made == 8 * 200
     for one, other in zip(results, expected, strict=True):
         assert all(torch.equal(result, other) for result in one)
+
+
+def test_threads_may_use_one_result():
+    """Some compute with it, one gives it to the PReLU; each gets the right numbers, and statistics count once."""
+    plain, model = pair(), changed(pair())
+    z, expected = plain[0](X), plain(X)
+    uses = (lambda z: z * 2, model[1], lambda z: z * 2, lambda z: z + 1)
+    right = (z * 2, expected, z * 2, z + 1)
+    for _ in range(60):
+        fused = changed(pair())
+        uses = (uses[0], fused[1], *uses[2:])
+        start, result = threading.Barrier(len(uses)), fused[0](X)
+
+        def work(use, start=start, result=result):
+            start.wait()
+            return use(result)
+
+        with ThreadPoolExecutor(len(uses)) as pool:
+            results = [*pool.map(work, uses)]
+        for one, other in zip(results, right, strict=True):
+            torch.testing.assert_close(one, other)
+        assert fused[0].num_batches_tracked == 1
+        torch.testing.assert_close(fused[0].running_mean, _once(plain[0]))
+
+
+def _once(norm):
+    """Its running mean after one call."""
+    fresh = pair()[0]
+    fresh(X)
+    return fresh.running_mean
+
+
+@pytest.mark.parametrize(
+    "read", [lambda norm: norm.running_mean, lambda norm: norm.state_dict()["running_mean"]]
+)
+def test_statistics_of_a_call_in_another_thread_are_up_to_date(read):
+    norm = changed(pair())[0]
+    with ThreadPoolExecutor(1) as pool:
+        z = pool.submit(norm, X).result()
+    torch.testing.assert_close(read(norm), _once(norm))
+    del z
+
+
+@pytest.mark.parametrize("between", ["alone", "pair"])
+def test_a_result_in_eval_mode_that_is_used_again_after_a_step_of_training(between):
+    def forward(m, x):
+        z = m.norm.eval()(x)
+        first = m.prelu(z)
+        with torch.no_grad():
+            other = m.norm.train()(x * 3 + 1)
+            if between == "pair":
+                m.other(other)
+        return first + z.detach().square()
+
+    plain, fused = both(forward)
+    with torch.no_grad():
+        count, actual = calls_of(lambda: fused(X))
+        torch.testing.assert_close(actual, plain(X))
+    assert count == 1 + (between == "pair")
+
+
+def test_a_result_that_nobody_uses_does_not_mind_a_step_of_the_optimizer():
+    outcomes = []
+    for model in (pair(), changed(pair())):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        unused = []
+        for _ in range(3):
+            unused.append(model[0](X * 2))
+            optimizer.zero_grad()
+            model(X).sum().backward()
+            optimizer.step()
+        outcomes.append(model.state_dict())
+    assert_same(*reversed(outcomes))
+
+
+def test_a_fused_operator_that_fails_leaves_the_statistics_to_be_updated(monkeypatch):
+    model = changed(pair())
+    z = model[0](X)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(_norm_calls, "batch_norm_prelu", _without_memory)
+        model[1](z)
+    del z
+    torch.testing.assert_close(model[0].running_mean, _once(model[0]))
+
+
+def _without_memory(*_):
+    raise MemoryError

@@ -188,6 +188,22 @@ def test_the_example_itself_is_not_overwritten(pack):
     assert torch.equal(input, images())
 
 
+def test_statistics_that_a_forward_updates_in_spite_of_eval_mode_stay():
+    class Updating(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.act = nn.BatchNorm2d(3), nn.ReLU()
+
+        def forward(self, x):
+            mean, var = self.norm.running_mean, self.norm.running_var
+            return self.act(nn.functional.batch_norm(x, mean, var, training=True))
+
+    model, x = Updating(), images()[:, :1].repeat(1, 3, 1, 1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    parametrize_relu(model, x)
+    assert before and all(torch.equal(model.state_dict()[name], t) for name, t in before.items())
+
+
 def test_what_is_nested_in_the_example_and_the_random_state_stay():
     class Nested(nn.Module):
         def __init__(self):
