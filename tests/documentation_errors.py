@@ -151,6 +151,27 @@ def policy(_):
         return raised(runpy.run_path, torch_ext.inductor.__file__)
 
 
+# ---- Models with fused norms -------------------------------------------------------------------
+
+
+class _Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+
+def used(use):
+    """How the result of a changed norm is used."""
+    model, x = nn.Sequential(nn.BatchNorm2d(8), nn.PReLU(8)), torch.randn(2, 8, 4, 4)
+    torch_ext.fuse_norm_prelu(model)
+    return raised(use, x, model[0](x), model[1])
+
+
+def norm_gradient(x, z, prelu):
+    prelu(z)
+    z.retain_grad()
+
+
 # ---- C++ and CMake -----------------------------------------------------------------------------
 
 
@@ -201,6 +222,9 @@ NAMES = {
     "integers": lambda _: raised(torch_ext.prelu, torch.arange(3), torch.tensor(1)),
     "example_inputs": lambda _: raised(torch_ext.parametrize_relu, nn.Sequential(nn.ReLU())),
     **dict.fromkeys(("export_load", "jit_load", "aoti_load"), lambda _: load_errors()),
+    "norm_input_changed": lambda _: used(lambda x, z, prelu: prelu(z + x.add_(1))),
+    "norm_in_a_function": lambda _: used(lambda x, z, prelu: _Double.apply(z)),
+    "norm_gradient": lambda _: used(norm_gradient),
     "onnx_packages": onnx_packages,
     "monitored": monitored,
     "policy": policy,

@@ -1,6 +1,8 @@
 // Modules of the C++ frontend: PReLU, in place of torch::nn::PReLU, and a norm with its PReLU.
 //
+//   #include <torch/nn.h>
 //   #include <torch_ext/nn.h>
+//
 //   const auto slopes = torch::nn::PReLUOptions().num_parameters(64).init(0.25);
 //   torch::nn::Sequential net(
 //       torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 64, 3).bias(false)),
