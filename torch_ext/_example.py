@@ -77,5 +77,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, version, value in values:
                 # (F.batch_norm does not tell by the version that it has changed running statistics.)
-                if tensor._version != version or not torch.equal(tensor, value):
+                if not tensor.is_meta and (
+                    tensor._version != version or not torch.equal(tensor, value)
+                ):
                     tensor.copy_(value)
