@@ -39,6 +39,7 @@ class Call:
     )
 
     def __init__(self, norm: nn.Module, instance: bool, x: Tensor, arguments: Arguments) -> None:
+        self.counted = True  # until it is complete: reading a version may raise
         self.norm = weakref.ref(norm)
         self.instance = instance
         self.input = x
