@@ -16,7 +16,7 @@ SPECIAL = "test_battery_values.py"
 VALUES = "test_battery_values.py"
 SOURCES = "test_source_rules.py"
 NORMS = "test_norm_prelu_layers.py"
-DEFERRED = "test_deferred_norms.py"
+DEFERRED = "test_deferred_norms.py test_deferred_norms_order.py"
 ENGINE = "cpu_engine_test"  # a C++ test of the build
 
 
@@ -311,7 +311,7 @@ MUTANTS = (
         "torch_ext/_deferred_call.py",
         "if self.counted and updates_statistics(given):",
         "if False:",
-        f"{DEFERRED} test_deferred_norms_order.py",
+        DEFERRED,
     ),
     Mutant(
         "an input that was changed before its result is used is an error",
