@@ -5,15 +5,14 @@ import types
 
 import pytest
 import torch
-from norm_pairs import assert_same, calls_of, changed, outcome, pair, randomized, sample
+from deferred import X, both
+from norm_pairs import assert_same, calls_of, changed, outcome, pair, randomized
 from torch import nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import torch_ext
 
 pytestmark = pytest.mark.contract
-
-X = sample(2, 8, 4, 4)
 
 
 class Checkpointed(nn.Module):
@@ -103,33 +102,23 @@ def test_a_norms_result_given_to_a_checkpoint(reentrant):
     assert_same(outcome(fused, X), outcome(model, X))
 
 
-@pytest.mark.parametrize("given", ["in a closure", "by keyword", "in an object"])
-def test_a_norms_result_that_a_checkpoint_gets_another_way(given):
-    class Given(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm, self.prelu = nn.BatchNorm2d(8), nn.PReLU(8)
+OTHER_WAYS = {
+    "in a closure": lambda m, x, z: checkpoint(
+        lambda x: m.prelu(x * 2) + z * 3, x, use_reentrant=False
+    ),
+    "by keyword": lambda m, x, z: checkpoint(
+        lambda x, z: m.prelu(x * 2) + z * 3, x, z=z, use_reentrant=False
+    ),
+    "in an object": lambda m, x, z: checkpoint(
+        lambda x, o: m.prelu(x * 2) + o.z * 3, x, types.SimpleNamespace(z=z), use_reentrant=False
+    ),
+}
 
-        def forward(self, x):
-            z = self.norm(x)
-            ways = {
-                "in a closure": lambda: checkpoint(
-                    lambda x: self.prelu(x * 2) + z * 3, x, use_reentrant=False
-                ),
-                "by keyword": lambda: checkpoint(
-                    lambda x, z: self.prelu(x * 2) + z * 3, x, z=z, use_reentrant=False
-                ),
-                "in an object": lambda: checkpoint(
-                    lambda x, o: self.prelu(x * 2) + o.z * 3,
-                    x,
-                    types.SimpleNamespace(z=z),
-                    use_reentrant=False,
-                ),
-            }
-            return ways[given]()
 
-    model = randomized(Given())
-    assert_same(outcome(changed(model), X), outcome(model, X))
+@pytest.mark.parametrize("way", OTHER_WAYS.values(), ids=OTHER_WAYS)
+def test_a_norms_result_that_a_checkpoint_gets_another_way(way):
+    model, fused = both(lambda m, x: way(m, x, m.norm(x)))
+    assert_same(outcome(fused, X), outcome(model, X))
 
 
 def test_checkpoint_sequential_and_saved_tensors_on_the_cpu():

@@ -239,6 +239,20 @@ def test_a_forward_that_does_anything_else_is_skipped_with_what_it_does(forward,
     assert reason_of(subclass(forward)).startswith(finding)
 
 
+def test_an_input_that_is_given_by_keyword_only_is_skipped_and_an_option_is_not():
+    class ByKeyword(nn.PReLU):
+        def forward(self, *, x):
+            return F.prelu(x, self.weight)
+
+    class WithOption(nn.PReLU):
+        def forward(self, x, *, option=None):
+            return F.prelu(x, self.weight)
+
+    report = replace_prelu(nn.Sequential(ByKeyword(), WithOption()), also=(ByKeyword, WithOption))
+    assert report.swapped == ["1"]
+    assert report.skipped == [("0", "ByKeyword.forward takes its input by keyword only")]
+
+
 def test_also_overrides_what_tracing_found():
     cls = subclass(unused)
     model = nn.Sequential(cls())

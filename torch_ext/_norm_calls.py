@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.autograd import forward_ad, graph
 from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
@@ -84,7 +83,6 @@ _set_tracing: Callable[[Any], None] = getattr(torch._C, "_set_tracing_state")  #
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_included = torch._C._dispatch_tls_is_dispatch_key_included
 _EXPORTS = torch._C.DispatchKey.PreDispatch  # there is a mode for what is above autograd
-_modes_of_export: Callable[[], int] = _len_torch_dispatch_stack_pre_dispatch
 _transforms = torch._C._functorch.peek_interpreter_stack
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
@@ -145,7 +143,7 @@ def unobserved() -> Iterator[None]:
             from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
             stack.enter_context(temporarily_clear_interpreter_stack())
-        if _dispatch_modes() or _modes_of_export():
+        if _dispatch_modes() or _is_included(_EXPORTS):
             from torch.utils._python_dispatch import _disable_current_modes
 
             stack.enter_context(_disable_current_modes())

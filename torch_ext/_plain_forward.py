@@ -43,8 +43,8 @@ def prelu_obstacle(module: PyTorchPReLU, trusted: tuple[type[nn.PReLU], ...] = (
     """Why another class would change what this module computes, or change nothing at all."""
     if has_forward_on_the_instance(module):
         return ON_THE_INSTANCE
-    kinds = {each.kind for each in inspect.signature(type(module).forward).parameters.values()}
-    if inspect.Parameter.KEYWORD_ONLY in kinds:
+    _, *parameters = inspect.signature(type(module).forward).parameters.values()
+    if parameters and parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         return f"{type(module).__name__}.forward takes its input by keyword only"
     cls = own_forward(module, (PyTorchPReLU, *trusted))
     if cls is not None and (finding := why_not_plain(module)):
