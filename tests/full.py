@@ -44,7 +44,7 @@ STAGES = (
     Stage("mutants", "mutants MUTANTS='--output tests/mutants_result.txt'", r"^(\d+ mutants, .*)$"),
     Stage("coverage", "coverage", r"^(C\+\+: .*|TOTAL .*)$"),
     Stage("torches", "torches", rf"^(torch [\d.]+)$|{_PYTEST}"),
-    Stage("aarch64", "aarch64", r"^\[==========\] (\d+ tests .* ran)"),
+    Stage("aarch64", "aarch64", rf"{_PYTEST}|{_CTEST}"),
     Stage("pythons", "pythons", r"^(3\.\w+ (?:passed|FAILED) .*)$"),
     Stage("cuda-package", "check-package FORCE_CUDA=1", _PYTEST),
     Stage("repeated-runs", "repeat", r"^(\d+ of \d+ runs without .*)$"),

@@ -17,10 +17,10 @@ INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\s+([a-z]\w*)\s+([a-z])\d*(?:\.(\d+[a-z
 
 # The main loop of runs of one channel: in PReLU, that of most of its work.
 LOOPS = {
-    "double": "runs<2, 4l>",
-    "float": "runs<2, 4l>",
-    "c10::Half": "runs<2, 2l>",
-    "c10::BFloat16": "runs<2, 2l>",
+    "double": "runs_apart<2, 4l>",
+    "float": "runs_apart<2, 4l>",
+    "c10::Half": "runs_apart<2, 2l>",
+    "c10::BFloat16": "runs_apart<2, 2l>",
 }
 LANES = {scalar: "2d" if scalar == "double" else "4s" for scalar in LOOPS}
 # By the vector: to the compute type and back.

@@ -1,8 +1,10 @@
 // What the CPU engine meets in the threads that run it: the processor's flags for subnormal
 // numbers, and little stack.
 #include <gtest/gtest.h>
+#include <limits.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <random>
 
 #include "cpu_problem.h"
@@ -115,8 +117,9 @@ TYPED_TEST(CpuEnvironment, SubnormalsFollowTheProcessorsFlags) {
 #endif
 #endif
 
-// A Runtime whose threads have a stack of 64 KiB, as OMP_STACKSIZE and some C libraries give.
-// (Sanitizers put guards around all that lies there.)
+// A Runtime whose threads have a stack of 64 KiB, as OMP_STACKSIZE and some C libraries give, or
+// the least that there can be: 128 KiB on aarch64. (Sanitizers put guards around all that lies
+// there.)
 class SmallStacks {
  public:
 #if defined(TORCH_EXT_SANITIZED)
@@ -130,7 +133,8 @@ class SmallStacks {
     const auto work = [&] { body(0, size); };
     pthread_attr_t attributes;
     ASSERT_EQ(pthread_attr_init(&attributes), 0);
-    ASSERT_EQ(pthread_attr_setstacksize(&attributes, kBytes), 0);
+    const size_t bytes = std::max(kBytes, static_cast<size_t>(PTHREAD_STACK_MIN));
+    ASSERT_EQ(pthread_attr_setstacksize(&attributes, bytes), 0);
     pthread_t thread;
     const auto run = [](void* argument) -> void* {
       (*static_cast<decltype(work)*>(argument))();
