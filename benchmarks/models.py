@@ -1,8 +1,8 @@
 """Times whole models with nn.PReLU, after replace_prelu, and after fuse_norm_prelu as well.
 
 A training step is forward, mean squared error against random targets, and backward into fresh
-gradients; no optimizer. Inference is eval mode under torch.inference_mode, for the model with fused norms
-under torch.no_grad, where these are fused. Copies of one model get the same input; they are compared
+gradients; no optimizer. Inference is eval mode under torch.no_grad, where norms are fused (under
+torch.inference_mode they are not). Copies of one model get the same input; they are compared
 before anything is timed, and take turns in one process. Figures are medians of rounds.
 """
 
@@ -182,11 +182,11 @@ def training_step(model: nn.Module, x: Tensor) -> Run:
     return run
 
 
-def inference(model: nn.Module, x: Tensor, mode: Callable = torch.inference_mode) -> Run:
+def inference(model: nn.Module, x: Tensor) -> Run:
     """Forward alone."""
     model.eval()
 
-    @mode()
+    @torch.no_grad()
     def run() -> tuple[Tensor, ...]:
         return outputs_of(model, x)
 
@@ -269,10 +269,7 @@ def measure(case: Case, model: nn.Module, rounds: int, patience_seconds: float) 
     spread_slopes(model)
     x = torch.randn(case.inference)
     models, swap, norms = contenders(model, x)
-    passes = {
-        name: inference(copied, x, torch.no_grad if name == "fused" else torch.inference_mode)
-        for name, copied in models.items()
-    }
+    passes = {name: inference(copied, x) for name, copied in models.items()}
     check_outputs(f"{case.name}, inference", passes)
     forward = timed(passes, rounds, patience_seconds)
 

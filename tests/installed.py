@@ -56,8 +56,10 @@ def output_of(*command, **options):
 
 
 def cmake_build(source, build, *options):
-    """Configures and builds a project that uses the package."""
+    """Configures and builds a project that uses the package; with ccache, if there is one."""
     environment = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
+    if shutil.which("ccache"):
+        environment |= {"CMAKE_CXX_COMPILER_LAUNCHER": "ccache", "CCACHE_BASEDIR": str(source)}
     prefix = f"-DCMAKE_PREFIX_PATH={torch_ext.cmake_prefix_path}"
     tool("c++")
     configure = (tool("cmake"), "-S", source, "-B", build, "-G", "Ninja", prefix, *options)

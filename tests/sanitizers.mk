@@ -33,7 +33,8 @@ FUZZ_CAPABILITIES ?= native avx2 default
 # $(call configure,FOLDER,SANITIZERS,OPTIONS): a build of its own. -O1: for compile times and stacks. Serial where it
 # would use threads: torch's OpenMP runtime is not instrumented, and clang would bring its own beside it. Without the
 # kernels that this machine cannot run.
-RUNNABLE = $(shell grep -q avx512dq /proc/cpuinfo || echo 'DEFAULT;AVX2')
+BEST := $(shell grep -q avx512dq /proc/cpuinfo && echo AVX512 || echo AVX2)
+RUNNABLE = DEFAULT;AVX2;$(BEST)
 # WITH_PACKAGE: options for a build by clang with the Python package in it, which $(call package,FOLDER) then puts
 # in FOLDER/package. Tests run from there, so that no other one is found.
 configure = cmake -S . -B $(1) -G Ninja -DTORCH_EXT_SANITIZE=$(2) -DTORCH_EXT_TESTS=ON -DTORCH_EXT_CUDA=OFF \
@@ -63,7 +64,7 @@ PRELOADED = PYTHONPATH=$(abspath $(ASAN)/package) \
 
 asan: asan-build
 	$(if $(FULL),ctest --test-dir $(ASAN) --output-on-failure --no-tests=error -j2, \
-	  $(ASAN)/tests/cpp/cpu_engine_test --gtest_brief=1)
+	  seq 0 1 | GTEST_TOTAL_SHARDS=2 xargs -P2 -I% env GTEST_SHARD_INDEX=% $(ASAN)/tests/cpp/cpu_engine_test --gtest_brief=1)
 	$(call package,$(ASAN))
 	$(MUST_FAIL) "AddressSanitizer: heap-buffer-overflow" env $(PRELOADED) $(PY) tests/canaries/read_past_the_end.py
 	cd $(ASAN)/package && $(PRELOADED) $(PYTEST) -p no:cacheprovider --rootdir=$(CURDIR) $(NOT_UNDER_ASAN_EITHER) \
@@ -75,6 +76,8 @@ asan: asan-build
 # (The CUDA kernels' threads are watched by `make ctest`, with float32; by FULL=1 with every dtype.)
 tsan: export TSAN_OPTIONS := ignore_noninstrumented_modules=1:halt_on_error=1:suppressions=$(CURDIR)/tests/tsan_suppressions.txt
 tsan: export OMP_NUM_THREADS := 1
+# What a thread touches depends on the plan and on the length of vectors: the portable kernels and the best ones.
+tsan: RUNNABLE = DEFAULT;$(BEST)$(if $(FULL),;AVX2)
 tsan: system environment
 	$(call configure,$(TSAN),thread)
 	cmake --build $(TSAN) --target canary prelu_threads_test cpu_tasks_test $(if $(FULL),cuda_engine_test)

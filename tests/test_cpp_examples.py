@@ -38,8 +38,7 @@ def programs(tmp_path_factory):
     build = tmp_path_factory.mktemp("examples")
     more = build / "dispatcher_only.cmake"
     more.write_text(DISPATCHER_ONLY)
-    options = ("-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_PROJECT_INCLUDE={more}")
-    cmake_build(REPOSITORY / "examples" / "cpp", build, *options)
+    cmake_build(REPOSITORY / "examples" / "cpp", build, f"-DCMAKE_PROJECT_INCLUDE={more}")
     return build
 
 

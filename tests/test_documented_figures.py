@@ -78,15 +78,19 @@ def test_the_means_and_the_smallest_ratios_are_those_of_the_rows_that_were_measu
 
 def test_the_means_with_huge_pages_and_of_norms_are_those_that_were_measured():
     text = " ".join(README.split())
+    assert_means_with_huge_pages(text, "zen3")
+    shown = re.search(r"our PReLU: ([\d.]+) in float32, ([\d.]+) in bfloat16", text).groups()
+    assert all_round_to(norm_means("zen3"), shown)
+
+
+def assert_means_with_huge_pages(text, machine):
     count, *shown = re.search(
-        r"the means of the (\d+) rows from 32 MiB are ([\d.]+), ([\d.]+) and ([\d.]+)\.", text
+        r"the means of the (\d+) rows from 32 MiB are ([\d.]+), ([\d.]+) and (\d+\.\d+)", text
     ).groups()
-    rows = results("huge-pages")["rows"]
+    rows = results("huge-pages", machine)["rows"]
     assert len(rows) == int(count) and min(row["bytes"] for row in rows) >= 32 << 20
     columns = zip(*map(ratios, rows), strict=True)
     assert all_round_to(map(statistics.geometric_mean, columns), shown)
-    shown = re.search(r"our PReLU: ([\d.]+) in float32, ([\d.]+) in bfloat16", text).groups()
-    assert all_round_to(norm_means("zen3"), shown)
 
 
 def norm_means(machine):
@@ -113,6 +117,8 @@ def test_the_figures_of_avx_512_are_those_that_were_measured():
     assert all_round_to(map(statistics.geometric_mean, columns), re.search(means, text).groups())
     assert all_round_to(map(min, columns), re.search(smallest, text).groups())
     assert all_round_to(norm_means("zen5"), re.search(norms, text).groups())
+    page = " ".join(BENCHMARKS.split())
+    assert_means_with_huge_pages(page[page.index("### On AVX-512") :], "zen5")
 
 
 def _assert_fused(row, shown, kept):

@@ -11,6 +11,7 @@ from threading import RLock, get_ident
 import torch
 from torch import Tensor, nn
 
+from torch_ext import _C
 from torch_ext._norm_calls import (
     Arguments,
     fused,
@@ -22,6 +23,7 @@ from torch_ext._norm_calls import (
 
 _forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _grad_enabled = torch._C.is_grad_enabled
+_state_of = _C.state_of
 _inference_mode_enabled = torch.is_inference_mode_enabled
 
 REMEDY = (
@@ -35,7 +37,7 @@ class Call:
 
     __slots__ = (
         *("arguments", "counted", "fused", "grad", "has_graph", "input", "instance", "lock"),
-        *("norm", "thread", "versions"),
+        *("norm", "state", "thread", "version"),
     )
 
     def __init__(self, norm: nn.Module, instance: bool, x: Tensor, arguments: Arguments) -> None:
@@ -44,7 +46,8 @@ class Call:
         self.instance = instance
         self.input = x
         self.arguments = arguments
-        self.versions = _versions(x, arguments)
+        self.state = _state(x, arguments)
+        self.version = x._version
         self.grad = _grad_enabled()
         mean, _, weight, bias, training, _, _ = arguments
         self.has_graph = self.grad and (
@@ -82,14 +85,14 @@ class Call:
 
     def has_changed(self) -> bool:
         """Whether what the result depends on was changed since the call."""
-        return self.versions != _versions(self.input, self.arguments)
+        return self.state != _state(self.input, self.arguments)
 
     def check(self) -> None:
         """Raises if it cannot be computed any more."""
         if self.has_changed():
             self.counted = True  # or never
             what = "a Parameter or a statistic"
-            if self.versions[0] != self.input._version:
+            if self.version != self.input._version:
                 what = "the input"
             raise RuntimeError(
                 f"{what} of a norm was changed in place before its result was used. By "
@@ -99,7 +102,7 @@ class Call:
 
     def update_statistics(self) -> None:
         """All that is left to do for a result that nobody uses. It depends on the input alone."""
-        if self.versions[0] != self.input._version:
+        if self.version != self.input._version:
             self.check()
         with unobserved():
             update_statistics(self.instance, self.input, self.arguments)
@@ -116,7 +119,7 @@ class Call:
             with unobserved(), torch.no_grad():
                 mean, var = given.running_mean.clone(), given.running_var.clone()
             self.arguments = given._replace(running_mean=mean, running_var=var)
-            self.versions = _versions(self.input, self.arguments)
+            self.state = _state(self.input, self.arguments)
 
     def __str__(self) -> str:
         norm = self.norm()
@@ -131,14 +134,11 @@ class Call:
             warnings.warn(f"running statistics were not updated: {error}", stacklevel=2)
 
 
-def _versions(x: Tensor, arguments: Arguments) -> tuple[int, ...]:
-    """Of what the result depends on; not of statistics that the call itself is to update."""
+def _state(x: Tensor, arguments: Arguments) -> bytes:
+    """Differs after what the result depends on has changed; not by statistics that the call itself is to update."""
     mean, var, weight, bias, training, _, _ = arguments
-    versions = [x._version, x.requires_grad]
-    # (Parameters are given other memory by `weight.data = ...`, which does not show in their versions.)
-    for parameter in (weight, bias):
-        if parameter is not None:
-            versions += (parameter._version, parameter.data_ptr())
-    if not (training or mean is None or var is None):
-        versions += (mean._version, var._version)
-    return tuple(versions)
+    return (
+        _state_of(x, weight, bias, None, None)
+        if training
+        else _state_of(x, weight, bias, mean, var)
+    )

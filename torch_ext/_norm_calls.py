@@ -19,6 +19,8 @@ from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from torch.nn.modules.instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 
+from torch_ext import _C
+
 # What torch_ext.batch_norm_prelu and its like call in the end; see prelu.py.
 batch_norm_prelu, instance_norm_prelu = (
     getattr(packet, "_op", packet)
@@ -62,9 +64,15 @@ KINDS: dict[type, Kind] = {
     InstanceNorm3d: Kind(True, (5,)),
 }
 
-_HALF = (torch.float16, torch.bfloat16)
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_TENSORS = (Tensor, nn.Parameter)
+# Whether a result that is computed later is the one that is computed now. Not within
+# `torch.autograd.Function.forward` (where forward gradients are off, as in inference mode, whose tensors do not
+# tell that they were changed): its results get their graph from outside. Not where saved tensors go to hooks
+# (checkpointing, offloading): what is saved belongs to the place of the norm's call, and how often a checkpointed
+# norm counts its statistics depends on it. Not under dispatch modes, which watch operators one by one.
+may_defer = _C.may_defer
+
+# Whether tensors, none of a subclass, have one dtype that goes with the input's, and its device.
+_go_together = _C.go_together
 
 _GLOBAL_HOOKS = [
     getattr(nn_module, name)
@@ -78,7 +86,6 @@ _GLOBAL_HOOKS = [
 _forward, _forward_pre, _backward, _backward_pre = _GLOBAL_HOOKS
 
 _tracing = torch._C._get_tracing_state
-_forward_grad_enabled = torch._C._is_fwd_grad_enabled
 _set_tracing: Callable[[Any], None] = getattr(torch._C, "_set_tracing_state")  # noqa: B009
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_included = torch._C._dispatch_tls_is_dispatch_key_included
@@ -113,26 +120,6 @@ def is_plain_eager() -> bool:
     return _tracing() is None and _transforms() is None and forward_ad._current_level < 0
 
 
-def may_defer() -> bool:
-    """Whether a result that is computed later is the one that is computed now.
-
-    Not within `torch.autograd.Function.forward` (where forward gradients are off, as in inference mode,
-    whose tensors do not tell that they were changed): its results get their graph from outside. Not
-    where saved tensors go to hooks (checkpointing, offloading): what is saved belongs to the place of
-    the norm's call, and how often a checkpointed norm counts its statistics depends on it. Not under
-    dispatch modes, which watch operators one by one.
-    """
-    return (
-        _forward_grad_enabled()
-        and _saved_tensors_hooks(False) is None
-        and _dispatch_modes() == 0
-        and not _is_included(_EXPORTS)
-        and _tracing() is None
-        and _transforms() is None
-        and forward_ad._current_level < 0
-    )
-
-
 @contextlib.contextmanager
 def unobserved() -> Iterator[None]:
     """Computes as ordinary code did before: no transform, mode, hook or tracer sees it."""
@@ -164,28 +151,6 @@ def _takes(norm: Any, kind: Kind, x: Tensor) -> bool:
     return x.numel() > channels > 0 and x.layout is torch.strided and (x.is_cpu or x.is_cuda)
 
 
-def _are_like(x: Tensor, *tensors: Tensor | None) -> bool:
-    """Of one dtype that goes with the input's, on its device, and no subclass."""
-    own, dtype = None, x.dtype
-    if dtype not in _FLOATS:
-        return False
-    device = None if x.is_cpu else x.device  # to make and compare devices takes a while
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if own is None:
-            own = tensor.dtype
-            if own is not dtype and not (own is torch.float32 and dtype in _HALF):
-                return False
-        elif tensor.dtype is not own:
-            return False
-        if type(tensor) not in _TENSORS:
-            return False
-        if not (tensor.is_cpu if device is None else tensor.device == device):
-            return False
-    return True
-
-
 def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
     """What the norm's forward would hand to the function; None if the fused operators might differ.
 
@@ -201,7 +166,7 @@ def arguments(norm: Any, kind: Kind, x: Tensor) -> Arguments | None:
     if "running_mean" not in buffers or "running_var" not in buffers:
         return None  # a Parameter or an attribute has its place
     mean, var = buffers["running_mean"], buffers["running_var"]
-    if (mean is None) is not (var is None) or not _are_like(x, weight, bias, mean, var):
+    if (mean is None) is not (var is None) or not _go_together(x, weight, bias, mean, var):
         return None
     tracked, training, momentum = norm.track_running_stats, norm.training, norm.momentum
     factor = 0.0 if momentum is None else momentum
@@ -229,7 +194,7 @@ def slope_for(prelu: Any, x: Tensor) -> Tensor | None:
     shape = slope.shape
     if len(shape) > 1 or (shape and shape[0] != 1 and shape[0] != x.shape[1]):
         return None
-    return slope if _are_like(x, slope) else None
+    return slope if _go_together(x, slope, None, None, None) else None
 
 
 def updates_statistics(arguments: Arguments) -> bool:

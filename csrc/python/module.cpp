@@ -1,10 +1,12 @@
-// torch_ext._C: build information and tuning knobs. The operators are not here: libtorch_ext, which
-// contains no Python, registers them with PyTorch's dispatcher.
+// torch_ext._C: build information, tuning knobs, and what Python asks at every call of a fused
+// norm. The operators are not here: libtorch_ext, which contains no Python, registers them with
+// PyTorch's dispatcher.
 #include <pybind11/pybind11.h>
 
 #include "ops/build_info.h"
 #include "ops/knobs.h"
 #include "ops/override_aten.h"
+#include "python/norm_calls.h"
 
 namespace py = pybind11;
 
@@ -32,4 +34,5 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       "enter_override_aten", torch_ext::enter_override_aten,
       "Runs aten::prelu on our kernels until as many calls of leave_override_aten.");
   m.def("leave_override_aten", torch_ext::leave_override_aten, "Ends one enter_override_aten.");
+  torch_ext::define_norm_calls(m);
 }

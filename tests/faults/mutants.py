@@ -316,7 +316,7 @@ MUTANTS = (
     Mutant(
         "an input that was changed before its result is used is an error",
         "torch_ext/_deferred_call.py",
-        "return self.versions != _versions(self.input, self.arguments)",
+        "return self.state != _state(self.input, self.arguments)",
         "return False",
         DEFERRED,
     ),
@@ -329,9 +329,9 @@ MUTANTS = (
     ),
     Mutant(
         "nothing is deferred where saved tensors go to hooks",
-        "torch_ext/_norm_calls.py",
-        "        and _saved_tensors_hooks(False) is None\n",
-        "",
+        "csrc/python/norm_calls.cpp",
+        "at::SavedTensorDefaultHooks::get_tls_state().stack.empty()",
+        "true",
         "test_fused_norms_training.py",
     ),
     Mutant(
