@@ -128,7 +128,7 @@ def _assert_fused(row, shown, kept):
 
 
 def test_the_models_of_the_readme_are_those_that_were_measured():
-    rows = {row["name"]: row for row in results("models")["rows"]}
+    rows = {row["name"]: row for row in results("models", "zen5")["rows"]}
     shown = table(README, "whole model |")
     assert len(shown) >= 5
     for name, step, fused, kept in shown:
@@ -149,6 +149,18 @@ def test_the_models_figures_are_those_that_were_measured():
         assert all_round_to(shares, re.findall(r"[\d.]+", share))
         assert rounds_to(ratio(training, "timing", "stock"), step)
         assert rounds_to(ratio(row["inference"], "timing", "stock"), inference)
+
+
+@pytest.mark.parametrize("machine", ["zen3", "zen5"])
+def test_what_fusing_norms_gains_is_what_was_measured(machine):
+    shown = re.findall(
+        r"a step ([\d.]+) times as fast as `replace_prelu` alone \(geometric mean\), from ([\d.]+) to ([\d.]+\d)",
+        " ".join(BENCHMARKS.split()),
+    )[["zen3", "zen5"].index(machine)]
+    rows = [row["training"] for row in results("models", machine)["rows"] if row["fused_norms"]]
+    gains = [1 / ratio(row, "timing", "fused") for row in rows]
+    assert len(gains) >= 5
+    assert all_round_to((statistics.geometric_mean(gains), min(gains), max(gains)), shown)
 
 
 def test_the_error_bound_follows_from_the_length_of_a_chain():

@@ -55,8 +55,9 @@ bool go_together(
       return false;
     }
     const at::ScalarType type = tensor->scalar_type();
-    if (known == nullptr ? type != x->scalar_type() && !(is_16_bit && type == at::kFloat)
-                         : type != known->scalar_type()) {
+    const at::ScalarType wanted = known == nullptr ? x->scalar_type() : known->scalar_type();
+    const bool is_wider = known == nullptr && is_16_bit && type == at::kFloat;
+    if (type != wanted && !is_wider) {
       return false;
     }
     known = tensor;
