@@ -332,7 +332,7 @@ MUTANTS = (
         "csrc/python/norm_calls.cpp",
         "at::SavedTensorDefaultHooks::get_tls_state().stack.empty()",
         "true",
-        "test_fused_norms_training.py",
+        "test_fused_norms_checkpointing.py",
     ),
     Mutant(
         "hooks stand between norm and PReLU",
