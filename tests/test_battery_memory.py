@@ -25,9 +25,8 @@ def print_of_each_operator(check):
     """By the operator's name, what a check returns; as JSON."""
     results = {}
     for operator in filter(is_native, OPERATORS):
-        print(
-            operator.name, file=sys.stderr, flush=True
-        )  # whose turn it was, should the process end
+        # (Whose turn it was, should the process end.)
+        print(operator.name, file=sys.stderr, flush=True)
         results[operator.name] = check(operator)
     print(json.dumps(results))
 

@@ -10,7 +10,6 @@
 #include <torch/csrc/jit/frontend/tracer.h>
 
 #include <array>
-#include <cstring>
 
 namespace torch_ext {
 namespace {
@@ -74,7 +73,7 @@ py::bytes state_of(
   const auto add = [&](py::handle object, bool with_address) {
     int64_t version = -1;
     const void* address = nullptr;
-    if (!object.is_none()) {
+    if (!object.is_none() || count == 0) {  // the input is no None
       const at::Tensor* tensor = plain_tensor(object);
       TORCH_CHECK_TYPE(tensor != nullptr, "expected a torch.Tensor");
       version = tensor->_version();
@@ -86,8 +85,7 @@ py::bytes state_of(
     }
   };
   add(input, false);
-  const at::Tensor* x = plain_tensor(input);
-  state[count++] = x != nullptr && x->requires_grad();
+  state[count++] = THPVariable_Unpack(input.ptr()).requires_grad();
   add(weight, true);
   add(bias, true);
   add(mean, false);
